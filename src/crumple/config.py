@@ -1,0 +1,199 @@
+"""The typed configuration of a run: one source of truth for names, defaults, units and ranges.
+
+``config.yaml`` at the repository root is generated from this module (``crumple config``), and a
+test fails when the two drift apart. Presets name only what they change.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# True (Cauchy) yield stress in MPa against equivalent plastic strain (paper S1.3).
+HARDENING = [
+    (40.62, 0.0),
+    (45.24, 0.001133),
+    (52.62, 0.004183),
+    (58.00, 0.0080645),
+    (61.87, 0.012557),
+    (65.81, 0.020035),
+    (69.19, 0.030689),
+    (71.06, 0.038873),
+    (72.61, 0.047114),
+    (73.54, 0.05261),
+    (74.82, 0.06083),
+    (76.74, 0.074477),
+    (78.46, 0.08799),
+    (81.58, 0.11457),
+    (83.00, 0.1276),
+]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Designs(Section):
+    """Gaussian-random-field designs (paper 4.1)."""
+
+    count: int = Field(128, ge=1, description="number of designs in the data set")
+    shard_size: int = Field(64, ge=1, description="designs per shard, that is per job")
+    spectral_exponent: float = Field(
+        3.0, gt=0, le=10, description="alpha in the amplitude |k|^-alpha"
+    )
+    threshold_max: float = Field(
+        0.6, ge=0, le=2, description="t ~ U(0, threshold_max); solid where the field exceeds t"
+    )
+    side_fraction: float = Field(
+        0.1, gt=0, le=1, description="part of each side that the solid domain must cover"
+    )
+    islands: Literal["reject", "drop"] = Field(
+        "reject", description="solid outside the one connected domain: reject the design or drop it"
+    )
+
+
+class Mesh(Section):
+    """Smooth outlines and all-quadrilateral meshes (paper S1.2)."""
+
+    element_size: float = Field(
+        0.014, ge=0.004, le=0.05, description="side of an element, in cell sides"
+    )
+
+
+class Material(Section):
+    """Isotropic J2 plasticity on logarithmic strains (paper S1.3)."""
+
+    youngs_modulus: float = Field(2306.0, gt=0, description="MPa")
+    poisson_ratio: float = Field(0.35, gt=-1, lt=0.499)
+    hardening: list[tuple[float, float]] = Field(
+        HARDENING,
+        min_length=1,
+        description="(true yield stress in MPa, equivalent plastic strain), perfectly plastic beyond",
+    )
+    density: float = Field(1e-8, ge=0, description="per cell volume; keeps snap-through well posed")
+    damping: float = Field(
+        0.005,
+        ge=0,
+        description="stiffness-proportional damping in units of the pseudo-time; 0 is rate-independent",
+    )
+
+    @model_validator(mode="after")
+    def _table_is_monotone(self) -> Material:
+        stress = [s for s, _ in self.hardening]
+        strain = [e for _, e in self.hardening]
+        if strain[0] != 0 or any(b <= a for a, b in zip(strain, strain[1:])):
+            raise ValueError("hardening: plastic strains must start at 0 and increase")
+        if stress[0] <= 0 or any(b < a for a, b in zip(stress, stress[1:])):
+            raise ValueError("hardening: yield stresses must be positive and not decrease")
+        return self
+
+
+class Contact(Section):
+    """Frictional self-contact by incremental potential contact."""
+
+    friction: float = Field(0.4, ge=0, le=2, description="Coulomb coefficient in self-contact")
+    barrier_distance: float = Field(
+        1e-3, gt=0, le=0.01, description="dhat, distance at which contact begins, in cell sides"
+    )
+    barrier_stiffness: float = Field(20.0, gt=0, description="kappa, MPa")
+    friction_slip: float = Field(
+        5e-5, gt=0, le=1e-2, description="eps_u, slip per step that counts as sticking, cell sides"
+    )
+
+
+class Loading(Section):
+    """Compression between rigid platens (paper 4.2)."""
+
+    platens: Literal["bonded", "lubricated", "tied"] = Field(
+        "bonded",
+        description="horizontal motion of the top and bottom nodes: none, free, or tied to each other",
+    )
+    final_strain: float = Field(
+        0.204,
+        ge=0.2,
+        le=0.5,
+        description="end of the smooth-step amplitude; 0.204 as in the published script",
+    )
+    imperfection: float = Field(
+        1e-3, ge=0, le=0.01, description="fixed smooth geometric imperfection, in cell sides"
+    )
+
+
+class Dataset(Section):
+    """Split of the data set."""
+
+    validation_fraction: float = Field(0.1, ge=0, lt=1, description="part held out from training")
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
+        "demo", description="results go to results/<run>"
+    )
+    seed: int = Field(0, ge=0, description="global seed; every sample derives its own from it")
+    designs: Designs = Designs()
+    mesh: Mesh = Mesh()
+    material: Material = Material()
+    contact: Contact = Contact()
+    loading: Loading = Loading()
+    dataset: Dataset = Dataset()
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message is one sentence for the user."""
+
+
+def load_config(source: str | Path) -> Config:
+    """Read and validate a configuration.
+
+    Parameters
+    ----------
+    source
+        Path of a YAML file, or the configuration itself as a JSON object (a string starting
+        with ``{``), which is how workflow rules pass the sections that they depend on.
+
+    Raises
+    ------
+    ConfigError
+        When the text cannot be read, names an unknown key, or a value is out of range.
+    """
+    text = str(source)
+    try:
+        if text.lstrip().startswith("{"):
+            where, values = "the configuration given", json.loads(text)
+        else:
+            where, values = text, yaml.safe_load(Path(text).read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read the configuration {text[:80]!r}: {reason}") from error
+    return parse_config(values, where)
+
+
+def parse_config(values: Any, where: str = "the configuration") -> Config:
+    """Validate a configuration that is already a mapping; see :func:`load_config`."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is not a mapping of keys to values")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_one_sentence(error, where)) from error
+
+
+def _one_sentence(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section = Config
+        for part in first["loc"][:-1]:
+            section = section.model_fields[str(part)].annotation
+        known = ", ".join(section.model_fields)
+        return f"{where}: unknown key '{key}'; allowed here: {known}"
+    got = first.get("input")
+    return f"{where}: '{key}' = {got!r}: {first['msg']}"

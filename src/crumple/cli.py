@@ -1,17 +1,89 @@
-"""Command line: one subcommand per stage; the workflow's rules call these and nothing else."""
+"""Command line: one subcommand per stage; the workflow's rules call these and nothing else.
+
+To add a subcommand: write ``_add_NAME(commands)``, which declares its options and sets
+``handler``, and list it in ``COMMANDS``. A handler imports its stage inside, so that training
+never loads dolfinx and simulation never loads torch.
+"""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from pathlib import Path
+
+from crumple.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; a known failure prints one sentence and returns 1."""
-    parser = argparse.ArgumentParser(prog="crumple", description=__doc__)
-    parser.add_subparsers(dest="command", required=True)
-    parser.parse_args(argv)
+    args = build_parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        args.handler(args)
+    except UserError as error:
+        return _failed(str(error))
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _failed(f"{error.strerror}{where}")
+    except KeyboardInterrupt:
+        return _failed("stopped; run the same command again to continue")
     return 0
+
+
+def _failed(sentence: str) -> int:
+    print(f"crumple: error: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _interrupt(signum, frame) -> None:
+    """Turn SIGTERM into the exception of Ctrl-C, so that temporary files are cleaned up."""
+    raise KeyboardInterrupt
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every subcommand."""
+    parser = argparse.ArgumentParser(prog="crumple", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+def _stage(commands, name: str, help: str, handler) -> argparse.ArgumentParser:
+    """Return the parser of a stage: a subcommand with ``--config`` and ``--out``."""
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.add_argument(
+        "--config",
+        default="{}",
+        metavar="FILE|JSON",
+        help="YAML file, or a JSON object; what it leaves out has its default",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="where the result goes")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _add_config(commands) -> None:
+    help = "print the default configuration with its comments, or check one"
+    parser = commands.add_parser("config", help=help, description=help)
+    parser.add_argument("--check", metavar="FILE", help="only validate this file")
+    parser.set_defaults(handler=_config)
+
+
+def _config(args: argparse.Namespace) -> None:
+    from crumple import config
+
+    if args.check is None:
+        print(config.default_yaml(), end="")
+    else:
+        config.load_config(args.check)
+        print(f"{args.check}: ok")
+
+
+COMMANDS = (_add_config,)
 
 
 if __name__ == "__main__":

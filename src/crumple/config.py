@@ -7,11 +7,14 @@ test fails when the two drift apart. Presets name only what they change.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crumple.errors import ConfigError
 
 # True (Cauchy) yield stress in MPa against equivalent plastic strain (paper S1.3).
 HARDENING = [
@@ -74,23 +77,23 @@ class Material(Section):
     hardening: list[tuple[float, float]] = Field(
         HARDENING,
         min_length=1,
-        description="(true yield stress in MPa, equivalent plastic strain), perfectly plastic beyond",
+        description="[true yield stress in MPa, plastic strain] pairs; perfectly plastic beyond",
     )
     density: float = Field(1e-8, ge=0, description="per cell volume; keeps snap-through well posed")
     damping: float = Field(
         0.005,
         ge=0,
-        description="stiffness-proportional damping in units of the pseudo-time; 0 is rate-independent",
+        description="stiffness-proportional damping, in pseudo-time; 0: rate-independent",
     )
 
     @model_validator(mode="after")
     def _table_is_monotone(self) -> Material:
         stress = [s for s, _ in self.hardening]
         strain = [e for _, e in self.hardening]
-        if strain[0] != 0 or any(b <= a for a, b in zip(strain, strain[1:])):
-            raise ValueError("hardening: plastic strains must start at 0 and increase")
-        if stress[0] <= 0 or any(b < a for a, b in zip(stress, stress[1:])):
-            raise ValueError("hardening: yield stresses must be positive and not decrease")
+        if strain[0] != 0 or any(b <= a for a, b in pairwise(strain)):
+            raise ValueError("material.hardening: plastic strains must start at 0 and increase")
+        if stress[0] <= 0 or any(b < a for a, b in pairwise(stress)):
+            raise ValueError("material.hardening: yield stresses must be positive and not decrease")
         return self
 
 
@@ -112,7 +115,7 @@ class Loading(Section):
 
     platens: Literal["bonded", "lubricated", "tied"] = Field(
         "bonded",
-        description="horizontal motion of the top and bottom nodes: none, free, or tied to each other",
+        description="top and bottom nodes move sideways: not at all, freely, together",
     )
     final_strain: float = Field(
         0.204,
@@ -144,10 +147,6 @@ class Config(Section):
     contact: Contact = Contact()
     loading: Loading = Loading()
     dataset: Dataset = Dataset()
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one sentence for the user."""
 
 
 def load_config(source: str | Path) -> Config:
@@ -186,14 +185,82 @@ def parse_config(values: Any, where: str = "the configuration") -> Config:
         raise ConfigError(_one_sentence(error, where)) from error
 
 
+def default_yaml() -> str:
+    """Return every setting with its default, unit, meaning and allowed values, as YAML."""
+    head = (
+        "# Every setting with its default. Generated from src/crumple/config.py by "
+        "`crumple config`;\n# a preset (workflow/presets/) names only what it changes.\n"
+    )
+    return head + "\n".join(_yaml_lines(Config(), "")) + "\n"
+
+
+def _yaml_lines(section: Section, indent: str) -> list[str]:
+    lines = []
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            lines += ["", f"{indent}# {_first_line(type(value))}", f"{indent}{name}:"]
+            lines += _yaml_lines(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], tuple):
+            lines += [f"{indent}# {info.description}", f"{indent}{name}:"]
+            lines += [f"{indent}  - {_plain(list(row))}" for row in value]
+        else:
+            allowed = _allowed(type(section), name)
+            comment = "; ".join(part for part in (info.description, allowed) if part)
+            lines += [f"{indent}# {comment}", f"{indent}{name}: {_plain(value)}"]
+    return lines
+
+
+def _first_line(model: type[BaseModel]) -> str:
+    return (model.__doc__ or "").strip().splitlines()[0]
+
+
+def _plain(value: Any) -> str:
+    """Return a value as one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
+
+
+def _allowed(model: type[BaseModel], name: str) -> str:
+    """Return the allowed values of one setting in words, from its type."""
+    annotation = model.model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    schema = model.model_json_schema()["properties"][name]
+    if "pattern" in schema:
+        return f"text that matches {schema['pattern']}"
+    bounds = [f"{symbol} {schema[key]:g}" for key, symbol in _BOUNDS.items() if key in schema]
+    return " and ".join(bounds)
+
+
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+
+
 def _one_sentence(error: ValidationError, where: str) -> str:
+    """Return what is wrong with the first bad setting: its key, its value, what is allowed."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    model, name = _setting(first["loc"])
     if first["type"] == "extra_forbidden":
-        section = Config
-        for part in first["loc"][:-1]:
-            section = section.model_fields[str(part)].annotation
-        known = ", ".join(section.model_fields)
-        return f"{where}: unknown key '{key}'; allowed here: {known}"
-    got = first.get("input")
-    return f"{where}: '{key}' = {got!r}: {first['msg']}"
+        return f"{where}: unknown key '{key}'; allowed here: {', '.join(model.model_fields)}"
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}"
+    reason = first["msg"][:1].lower() + first["msg"][1:]
+    message = f"{where}: '{key}' = {first['input']!r} is not possible: {reason}"
+    hints = [hint for hint in (_allowed(model, name), model.model_fields[name].description) if hint]
+    return f"{message} ({'; '.join(hints)})" if hints else message
+
+
+def _setting(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:
+    """Return the section and the name of the setting that an error points at."""
+    model: type[BaseModel] = Config
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None or not _is_section(field.annotation):
+            return model, str(part)
+        model = field.annotation
+    return Config, str(loc[0])
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)

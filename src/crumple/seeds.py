@@ -1,0 +1,25 @@
+"""Independent random streams: a function of (global seed, stage, index), never of the sharding."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+STAGES = {"designs": 1, "training": 2, "generation": 3, "split": 4}
+Stage = Literal["designs", "training", "generation", "split"]
+
+
+def rng(seed: int, stage: Stage, index: int = 0) -> np.random.Generator:
+    """Return the generator of one item of one stage.
+
+    Parameters
+    ----------
+    seed
+        Global seed of the run.
+    stage
+        Name of the stage that draws.
+    index
+        Global index of the item (design, candidate, epoch ...) within the stage.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STAGES[stage], index)))

@@ -1,0 +1,69 @@
+"""The configuration: its file on disk, its presets, and its error messages."""
+
+from pathlib import Path
+
+import pytest
+
+from crumple.config import default_yaml, load_config, parse_config
+from crumple.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_config_yaml_is_generated_from_the_types():
+    assert (ROOT / "config.yaml").read_text() == default_yaml(), (
+        "config.yaml is out of date: crumple config > config.yaml"
+    )
+
+
+def test_config_yaml_holds_the_defaults():
+    assert load_config(ROOT / "config.yaml") == parse_config({})
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "workflow/presets").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_presets_are_valid_and_named_after_their_run(path):
+    assert load_config(path).run == path.stem
+
+
+def test_json_and_yaml_are_the_same(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("contact: {friction: 0.1}")
+    assert load_config(path) == load_config('{"contact": {"friction": 0.1}}')
+    assert load_config(path).contact.friction == 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"contact": {"frictoin": 1}}, ["'contact.frictoin'", "friction, barrier_distance"]),
+        ({"frictoin": 1}, ["'frictoin'", "designs, mesh"]),
+        ({"contact": {"friction": -1}}, ["'contact.friction'", "-1", ">= 0 and <= 2"]),
+        ({"mesh": {"element_size": 14}}, ["'mesh.element_size'", "<= 0.05", "cell sides"]),
+        ({"material": {"youngs_modulus": "2306 GPa"}}, ["youngs_modulus", "2306 GPa", "MPa"]),
+        ({"loading": {"platens": "x"}}, ["'loading.platens'", "bonded, lubricated, tied"]),
+        ({"material": {"hardening": [[40, 0.1]]}}, ["material.hardening", "start at 0"]),
+        ({"material": {"hardening": [[4, 0], [3, 1]]}}, ["material.hardening", "not decrease"]),
+        ({"contact": 3}, ["'contact'"]),
+        ({"run": "../x"}, ["'run'"]),
+        ([1], ["not a mapping"]),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_with_key_and_allowed_values(values, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(values, "c.yaml")
+    message = str(caught.value)
+    assert message.startswith("c.yaml") and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("text", [None, "a: [1", "\x00"])
+def test_an_unreadable_file_is_one_sentence(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert "c.yaml" in str(caught.value) and "\n" not in str(caught.value)

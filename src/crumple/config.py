@@ -134,6 +134,21 @@ class Dataset(Section):
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="part held out from training")
 
 
+class Evaluation(Section):
+    """Targets of the inverse design and how many candidates the finite elements verify."""
+
+    targets: str = Field(
+        "workflow/targets/paper.csv",
+        description="CSV of target curves; the default are the four hard targets of the paper",
+    )
+    held_out: int = Field(
+        8, ge=0, description="responses of the validation split that are targets as well"
+    )
+    verify: int = Field(
+        2, ge=1, description="candidates per target, best predicted first, that are simulated"
+    )
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -147,6 +162,7 @@ class Config(Section):
     contact: Contact = Contact()
     loading: Loading = Loading()
     dataset: Dataset = Dataset()
+    evaluation: Evaluation = Evaluation()
 
 
 def load_config(source: str | Path) -> Config:

@@ -6,8 +6,18 @@ acceptance rules that random designs have to meet (:mod:`crumple.designs`).
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
 from scipy import ndimage
+
+from crumple import config as cfg
+from crumple import designs
+from crumple.atomic import save_npz
+from crumple.errors import UserError
+
+MASK_LEVEL = 0.5
 
 
 def mirror_average(image: np.ndarray) -> np.ndarray:
@@ -49,7 +59,7 @@ def largest_domain(solid: np.ndarray) -> np.ndarray:
     return (labels == 1 + np.argmax(sizes)).astype(np.uint8)
 
 
-def design_from_mask(mask: np.ndarray, level: float = 0.5) -> np.ndarray:
+def design_from_mask(mask: np.ndarray, level: float = MASK_LEVEL) -> np.ndarray:
     """Read the design from the solid-mask channel of one sample.
 
     The mask is averaged over the frames and over its four mirror images, then cut at ``level``;
@@ -92,3 +102,127 @@ def design_from_displacement(u2: np.ndarray, tolerance: float = 0.02) -> np.ndar
     rows, columns = u2.shape[-2] // 2, u2.shape[-1] // 2
     quarter = u2[:, :rows, :columns].astype(np.float64)
     return largest_domain(np.abs(quarter).max(axis=0) > tolerance * np.ptp(u2.astype(np.float64)))
+
+
+def acceptance(quarter: np.ndarray, settings: cfg.Designs) -> str:
+    """Say whether a read-out is a design that random sampling would have accepted.
+
+    Parameters
+    ----------
+    quarter
+        ``(48, 48)``, nonzero where solid.
+    settings
+        The rules of the data set.
+
+    Returns
+    -------
+    str
+        ``ok``, or the reason why not.
+    """
+    if not np.any(quarter):
+        return "design is empty"
+    if designs.accept(quarter, settings) is not None:
+        return "ok"
+    least = max(1, int(settings.side_fraction * len(quarter)))
+    sides = {"top": quarter[0], "bottom": quarter[-1], "left": quarter[:, 0]}
+    sides["right"] = quarter[:, -1]
+    short = [name for name, side in sides.items() if np.count_nonzero(side) < least]
+    if not short:
+        return "design is not one connected domain"
+    return f"design has fewer than {least} solid pixels on the {' and '.join(short)} of its quarter"
+
+
+class Readout(NamedTuple):
+    """Designs of a batch of samples and whether they may be built."""
+
+    quarter: np.ndarray  # (n, 48, 48) uint8
+    status: np.ndarray  # (n,) str, 'ok' or the reason
+
+
+def read_designs(mask: np.ndarray, settings: cfg.Designs) -> Readout:
+    """Read a design from every mask of a batch (:func:`design_from_mask`) and check it.
+
+    Parameters
+    ----------
+    mask
+        ``(n, 96, 96)`` or ``(n, frames, 96, 96)``.
+    settings
+        The acceptance rules of the data set.
+    """
+    quarters = [design_from_mask(sample) for sample in mask]
+    return Readout(np.array(quarters), np.array([acceptance(q, settings) for q in quarters]))
+
+
+def select(target: np.ndarray, rank: np.ndarray, status: np.ndarray, verify: int) -> np.ndarray:
+    """Choose the candidates to simulate, by what is known before any simulation.
+
+    Within a target the acceptable designs come first, each group by its predicted error; a target
+    with fewer than ``verify`` acceptable designs keeps its best others, so that they are counted
+    as failures with their reason.
+
+    Parameters
+    ----------
+    target, rank, status
+        ``(n,)`` target number, rank of the predicted error within the target, read-out status.
+    verify
+        Candidates per target.
+
+    Returns
+    -------
+    ndarray
+        ``(targets, verify)`` rows of the candidates, targets ascending.
+    """
+    order = np.lexsort((rank, status != "ok", target))
+    _, first, count = np.unique(target[order], return_index=True, return_counts=True)
+    if count.min() < verify:
+        raise UserError(
+            f"{count.min()} candidates per target were generated, but {verify} are to be verified: "
+            "lower evaluation.verify or generate more"
+        )
+    return order[first[:, None] + np.arange(verify)]
+
+
+def extract(generated: Path, settings: cfg.Config, shard: int, out: Path) -> None:
+    """Write one shard of the designs to verify, in the format of the random designs.
+
+    The index of a design is ``target * verify + place``. Beyond the arrays of a random shard the
+    file says where a design comes from: ``target``, ``candidate`` (row in ``generated``), ``rank``
+    and ``status`` of the read-out.
+
+    Parameters
+    ----------
+    generated
+        Candidates, as ``crumple generate`` writes them.
+    settings
+        Of the run; ``evaluation.verify`` and ``designs.shard_size`` count here.
+    shard
+        Number of the shard; shards follow the index.
+    out
+        The ``.npz`` to write.
+    """
+    import zarr
+
+    store = zarr.open_group(generated, mode="r")
+    target, rank, status = (np.asarray(store[key][:]) for key in ("target", "rank", "status"))
+    chosen = select(target, rank, status.astype(str), settings.evaluation.verify).ravel()
+    start = shard * settings.designs.shard_size
+    index = np.arange(start, min(start + settings.designs.shard_size, len(chosen)))
+    if len(index) == 0:
+        raise UserError(
+            f"{generated} gives {len(chosen)} designs to verify, so there is no shard {shard}"
+        )
+    rows = chosen[index]
+    quarter = store["quarter"][:][rows]
+    save_npz(
+        out,
+        index=index.astype(np.int64),
+        quarter=quarter,
+        seed=store["seed"][:][rows],
+        threshold=np.full(len(rows), MASK_LEVEL),
+        solid_fraction=quarter.mean(axis=(1, 2)),
+        tries=np.ones(len(rows), np.int64),
+        target=target[rows],
+        candidate=rows,
+        rank=rank[rows],
+        status=status.astype(str)[rows],
+    )

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import zarr
 
 from crumple import topology
+from crumple.config import Config, Designs
+from crumple.errors import UserError
 
 
 @pytest.fixture
@@ -74,3 +77,53 @@ def test_displacement_read_out_finds_the_solid(quarter):
     assert np.array_equal(topology.design_from_displacement(u2 + noise * (1 - solid)), quarter)
     loud = u2 + 10 * noise * (1 - solid)
     assert topology.design_from_displacement(loud).mean() > 0.99  # beyond the tolerance: all solid
+
+
+def test_acceptance_names_the_side_that_is_short(quarter):
+    settings = Designs()
+    assert topology.acceptance(quarter, settings) == "ok"
+    assert "empty" in topology.acceptance(np.zeros((48, 48)), settings)
+    short = quarter.copy()
+    short[0, 3:] = 0
+    reason = topology.acceptance(short, settings)
+    assert "4 solid pixels" in reason and "top" in reason and "left" not in reason
+
+
+def test_read_designs_of_a_batch(quarter):
+    masks = np.stack([whole(quarter), np.zeros((96, 96))])
+    readout = topology.read_designs(masks, Designs())
+    assert np.array_equal(readout.quarter[0], quarter)
+    assert readout.status[0] == "ok" and "empty" in readout.status[1]
+
+
+def test_selection_prefers_acceptable_designs_and_keeps_the_failures():
+    target = np.array([0, 0, 0, 1, 1, 1])
+    rank = np.array([2, 0, 1, 1, 0, 2])
+    status = np.array(["ok", "empty", "ok", "short", "empty", "ok"])
+    assert topology.select(target, rank, status, 2).tolist() == [[2, 0], [5, 4]]
+    with pytest.raises(UserError, match="evaluation.verify"):
+        topology.select(target, rank, status, 4)
+
+
+def test_extract_writes_shards_of_designs(tmp_path, quarter):
+    store = zarr.open_group(tmp_path / "generated.zarr", mode="w")
+    arrays = {
+        "target": np.repeat([0, 1, 2], 2).astype(np.int32),
+        "rank": np.array([1, 0, 0, 1, 0, 1], np.int32),
+        "quarter": np.stack([quarter] * 5 + [quarter * 0]),
+        "seed": np.arange(6),
+    }
+    for name, values in arrays.items():
+        store.create_array(name, data=values)
+    status = store.create_array("status", shape=(6,), dtype=str)
+    status[:] = np.array(["ok"] * 5 + ["design is empty"], object)
+    settings = Config.model_validate({"evaluation": {"verify": 2}, "designs": {"shard_size": 4}})
+    topology.extract(tmp_path / "generated.zarr", settings, 1, tmp_path / "0001.npz")
+    with np.load(tmp_path / "0001.npz") as shard:
+        assert shard["index"].tolist() == [4, 5]
+        assert shard["candidate"].tolist() == [4, 5]
+        assert shard["status"].tolist() == ["ok", "design is empty"]
+        assert np.array_equal(shard["quarter"][0], quarter)
+    with pytest.raises(UserError, match="no shard 2"):
+        topology.extract(tmp_path / "generated.zarr", settings, 2, tmp_path / "0002.npz")
+    assert not (tmp_path / "0002.npz").exists()

@@ -203,8 +203,9 @@ def extract(generated: Path, settings: cfg.Config, shard: int, out: Path) -> Non
     import zarr
 
     store = zarr.open_group(generated, mode="r")
-    target, rank, status = (np.asarray(store[key][:]) for key in ("target", "rank", "status"))
-    chosen = select(target, rank, status.astype(str), settings.evaluation.verify).ravel()
+    target, rank = store["target"][:], store["rank"][:]
+    status = np.array([str(reason) for reason in store["status"][:]])
+    chosen = select(target, rank, status, settings.evaluation.verify).ravel()
     start = shard * settings.designs.shard_size
     index = np.arange(start, min(start + settings.designs.shard_size, len(chosen)))
     if len(index) == 0:
@@ -224,5 +225,5 @@ def extract(generated: Path, settings: cfg.Config, shard: int, out: Path) -> Non
         target=target[rows],
         candidate=rows,
         rank=rank[rows],
-        status=status.astype(str)[rows],
+        status=status[rows],
     )

@@ -134,6 +134,97 @@ class Dataset(Section):
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="part held out from training")
 
 
+class Model(Section):
+    """Denoising network and what it generates (paper 4.3-4.5)."""
+
+    reference_frame: Literal["lagrangian", "eulerian"] = Field(
+        "lagrangian", description="fields on the undeformed or on the deformed cell (paper S7)"
+    )
+    mask: bool = Field(True, description="one static channel for the solid, shared by all frames")
+    fields: list[Literal["u1", "w2", "s22", "mises", "solid"]] = Field(
+        ["u1", "w2", "s22"],
+        description="channels of every frame; w2 = u2 + strain y; none: only the design (paper S7)",
+    )
+    frames: Literal["all", "last"] = Field(
+        "all", description="strain steps that are generated; last: a single frame (paper S7)"
+    )
+    per_frame_tokens: bool = Field(
+        True, description="a frame is shown its own stress; false: the whole curve (paper S7)"
+    )
+    channels: list[int] = Field(
+        [128, 256, 384], min_length=1, description="width of each level, the finest first"
+    )
+    depths: list[int] = Field([1, 2, 2], min_length=1, description="blocks of each level")
+    patch: Literal[1, 2, 4] = Field(2, description="pixels per side of a patch of the finest level")
+    embedding: int = Field(512, ge=16, description="width of stress tokens and noise embedding")
+    head: int = Field(64, ge=8, description="width of an attention head")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Model:
+        if len(self.channels) != len(self.depths):
+            raise ValueError("channels and depths must have as many entries")
+        if any(width % 16 for width in self.channels) or any(depth < 1 for depth in self.depths):
+            raise ValueError("channels must be multiples of 16, depths at least 1")
+        if not self.mask and not self.fields:
+            raise ValueError("nothing to generate: set mask or name fields")
+        if self.reference_frame == "eulerian" and (self.mask or {"u1", "w2"} & set(self.fields)):
+            raise ValueError("the eulerian frame has the fields solid, s22, mises and no mask")
+        if self.reference_frame == "lagrangian" and "solid" in self.fields:
+            raise ValueError("solid is a field of the eulerian frame; here it is the mask")
+        return self
+
+
+class Training(Section):
+    """Training of the denoiser (Karras et al. 2022)."""
+
+    steps: int = Field(200_000, ge=1, description="optimiser steps")
+    batch: int = Field(64, ge=1, description="samples per step over all processes")
+    micro_batch: int = Field(
+        16, ge=1, description="samples that a process holds at once; gradients are accumulated"
+    )
+    learning_rate: float = Field(4e-4, gt=0, description="of AdamW, after the warm-up")
+    warmup: int = Field(1000, ge=0, description="steps of linear warm-up")
+    decay: float = Field(
+        0.3, ge=0, le=1, description="last part of the steps, over which the rate falls to zero"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW, on matrices")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    noise_mean: float = Field(-0.4, description="mean of ln sigma in training")
+    noise_std: float = Field(1.4, gt=0, description="standard deviation of ln sigma in training")
+    augmentation: Literal["none", "shift", "all"] = Field(
+        "all", description="random half-period shifts; all: reflections as well"
+    )
+    drop_curve: float = Field(0.1, ge=0, lt=1, description="part of the samples without a curve")
+    drop_steps: float = Field(
+        0.1, ge=0, lt=1, description="part of the samples that see a random part of their curve"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="of autocast")
+    compile: Literal["auto", "yes", "no"] = Field(
+        "auto", description="torch.compile; auto: on a GPU"
+    )
+    checkpoint_minutes: float = Field(15, gt=0, description="time between checkpoints")
+    log_every: int = Field(50, ge=1, description="steps between lines of stats.jsonl")
+    validate_every: int = Field(1000, ge=1, description="steps between validation losses")
+    validation_samples: int = Field(128, ge=0, description="held-out samples that are used for it")
+
+
+class Generation(Section):
+    """Sampling of candidates for target curves."""
+
+    candidates: int = Field(10, ge=1, description="samples per target")
+    batch: int = Field(20, ge=1, description="samples that a process draws at once")
+    sampler: Literal["dpmpp_2m", "heun"] = Field("dpmpp_2m", description="ODE solver")
+    steps: int = Field(24, ge=2, description="noise levels of the sampler")
+    sigma_min: float = Field(0.01, gt=0, description="smallest noise level")
+    sigma_max: float = Field(80.0, gt=0, description="noise level of the start")
+    guidance: float = Field(
+        2.0, ge=0, description="weight; 1 is the plain conditional model (1 + w of the paper's eq. 4)"
+    )
+    guidance_interval: tuple[float, float] = Field(
+        (0.05, 20.0), description="noise levels between which guidance acts"
+    )
+
+
 class Evaluation(Section):
     """Targets of the inverse design and how many candidates the finite elements verify."""
 
@@ -153,7 +244,7 @@ class Config(Section):
     """All settings of a run."""
 
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
-        "demo", description="results go to results/<run>"
+        "default", description="results go to results/<run>"
     )
     seed: int = Field(0, ge=0, description="global seed; every sample derives its own from it")
     designs: Designs = Designs()
@@ -162,6 +253,9 @@ class Config(Section):
     contact: Contact = Contact()
     loading: Loading = Loading()
     dataset: Dataset = Dataset()
+    model: Model = Model()
+    training: Training = Training()
+    generation: Generation = Generation()
     evaluation: Evaluation = Evaluation()
 
 

@@ -1,0 +1,21 @@
+# From a configuration to verified designs. The rules are in workflow/rules/, in this order:
+#
+#   data.smk        sample -> mesh -> simulate -> rasterise -> index     the simulated data set
+#   model.smk       train, targets -> generate                           candidates for target curves
+#   evaluation.smk  extract -> (mesh -> simulate -> rasterise) -> evaluate -> report
+
+
+configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/evaluation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "<results>/data/contact_sheet.png",
+        "<results>/report.html",

@@ -1,0 +1,148 @@
+#!/usr/bin/env bash
+# Set up everything that crumple needs, then optionally run the demo or the tests.
+#
+#   bash setup.sh                 system packages (apt), .venv-fe (finite elements), .venv (the rest)
+#   bash setup.sh demo            the same, then the whole loop at demo size
+#   bash setup.sh test            the same, then every check and test
+#   bash setup.sh --conda         only the workflow's own environment; Snakemake builds the stages'
+#                                 environments from envs/*.yaml (needs conda or mamba, no apt)
+#
+# Safe to run again: what is up to date is left alone. PYTHON=... chooses the interpreter of .venv.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+APT_PACKAGES=(ca-certificates python3-venv python3-dolfinx-real libgl1 libegl1 libglu1-mesa
+  libxcursor1 libxft2 libxinerama1 libxrender1 libfontconfig1)
+TEST_PACKAGES=(git chromium)
+
+main() {
+  local conda=no task=""
+  for argument in "$@"; do
+    case $argument in
+      --conda) conda=yes ;;
+      demo | test) task=$argument ;;
+      *) die "unknown argument '$argument'; allowed: demo, test, --conda" ;;
+    esac
+  done
+  if [ $conda = yes ]; then
+    set_up_with_conda
+  else
+    install_apt "${APT_PACKAGES[@]}"
+    set_up_venv .venv-fe /usr/bin/python3 fem --system-site-packages
+    set_up_venv .venv "$(find_python)" learn
+  fi
+  case $task in
+    demo) run_demo ;;
+    test)
+      [ $conda = no ] || die "the tests run in the virtual environments: bash setup.sh test"
+      install_test_packages
+      run_tests
+      ;;
+    *) say "ready. Next: .venv/bin/snakemake -c2 --configfile workflow/presets/demo.yaml" ;;
+  esac
+}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() {
+  printf 'setup: error: %s\n' "$*" >&2
+  exit 1
+}
+
+# --- system packages -----------------------------------------------------------------------------
+
+install_apt() {
+  local missing=()
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
+      missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null ||
+    die "no apt-get here: install the packages ${missing[*]} yourself, or use: bash setup.sh --conda"
+  local sudo=()
+  if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null ||
+      die "installing ${missing[*]} needs root or sudo: run this script as root once"
+    sudo=(sudo)
+  fi
+  say "installing system packages: ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq || die "apt-get update failed: see its message above"
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "apt-get could not install ${missing[*]}: see its message above"
+}
+
+# Ubuntu's chromium package is only a snap, which does not run headless in containers: the one test
+# that needs a browser is skipped without it.
+install_test_packages() {
+  if grep -q '^ID=ubuntu' /etc/os-release; then
+    install_apt git
+  else
+    install_apt "${TEST_PACKAGES[@]}"
+  fi
+}
+
+# --- Python environments -------------------------------------------------------------------------
+
+# The newest Python >= 3.11 that can make virtual environments, `python3` itself first.
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3 python3.{14,13,12,11} /usr/bin/python3}; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+      2>/dev/null; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
+  done
+  die "no Python >= 3.11 with the venv module on PATH: install one, or name it with PYTHON=..."
+}
+
+# set_up_venv FOLDER PYTHON NAME [venv options]: from envs/NAME.requirements.txt and its constraints.
+set_up_venv() {
+  local folder=$1 python=$2 name=$3 stamp wanted
+  shift 3
+  stamp=$folder/.up-to-date
+  wanted=$(cat "envs/$name.requirements.txt" "envs/$name.constraints.txt" pyproject.toml | sha256sum)
+  if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted $PWD" ]; then
+    return
+  fi
+  say "installing Python packages into $folder (a few minutes, once)"
+  rm -f "$stamp"
+  "$python" -m venv "$@" "$folder" || die "$python cannot make a virtual environment in $folder"
+  pip_install "$folder" -r "envs/$name.requirements.txt" -c "envs/$name.constraints.txt"
+  pip_install "$folder" --no-deps -e .
+  printf '%s' "$wanted $PWD" >"$stamp"
+}
+
+pip_install() {
+  local folder=$1
+  shift
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
+    die "pip could not install into $folder: see its message above"
+}
+
+set_up_with_conda() {
+  local conda
+  conda=$(command -v mamba || command -v conda) || die "--conda needs conda or mamba on PATH"
+  if [ ! -x .venv/bin/snakemake ]; then
+    say "installing Snakemake into .venv with $conda"
+    "$conda" create -y -q -p "$PWD/.venv" -c conda-forge 'python>=3.11' 'snakemake>=9' \
+      'snakemake-executor-plugin-slurm>=2.8' 'numpy>=2.4.5' 'pydantic>=2' pyyaml tqdm ||
+      die "$conda could not make the environment .venv: see its message above"
+  fi
+  SNAKEMAKE_OPTIONS=(--sdm conda)
+  say "add '--sdm conda' to every snakemake command"
+}
+
+# --- tasks ---------------------------------------------------------------------------------------
+
+SNAKEMAKE_OPTIONS=()
+
+run_demo() {
+  .venv/bin/snakemake --cores "$(nproc)" --configfile workflow/presets/demo.yaml \
+    "${SNAKEMAKE_OPTIONS[@]}"
+}
+
+run_tests() { bash tests/run.sh; }
+
+main "$@"

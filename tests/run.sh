@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Every check and test, in both environments; `bash setup.sh test` installs what it needs first.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() { printf '\n=== %s\n' "$*"; }
+
+step "style"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/snakefmt --check Snakefile workflow
+.venv/bin/snakemake --lint
+
+step "dry run of every preset"
+for preset in workflow/presets/*.yaml; do
+  .venv/bin/snakemake --dry-run --quiet --configfile "$preset" all >/dev/null
+  echo "$preset"
+done
+
+export OMP_NUM_THREADS=1
+step "tests, finite-element environment"
+.venv-fe/bin/python -m pytest -q --durations=5 tests/common tests/fem
+
+step "tests, learning environment"
+.venv/bin/python -m pytest -q --durations=5 tests/common tests/learn

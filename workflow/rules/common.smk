@@ -1,0 +1,100 @@
+# The validated configuration, what a rule depends on, and how a rule calls crumple.
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))
+
+from crumple.config import parse_config
+from crumple.errors import ConfigError
+
+try:
+    CONFIG = parse_config(config)
+except ConfigError as error:
+    raise WorkflowError(str(error))
+
+
+pathvars:
+    results=f"results/{CONFIG.run}",
+    logs=f"results/{CONFIG.run}/logs",
+    benchmarks=f"results/{CONFIG.run}/benchmarks",
+
+
+wildcard_constraints:
+    set="data|verified",
+    shard=r"\d+",
+
+
+def science(*sections):
+    """Return these parts of the configuration as JSON.
+
+    It goes into ``params``: when a value in it changes, Snakemake runs again what depends on it.
+    """
+    return json.dumps(CONFIG.model_dump(mode="json", include=set(sections)))
+
+
+def designs_of_shard(wildcards):
+    """Return what the designs of one shard depend on.
+
+    A larger data set adds shards and leaves the full ones alone, so ``count`` ends with the shard.
+    """
+    values = CONFIG.model_dump(mode="json", include={"seed", "designs"})
+    designs = values["designs"]
+    end = (int(wildcards.shard) + 1) * designs["shard_size"]
+    designs["count"] = min(designs["count"], end)
+    return json.dumps(values)
+
+
+def shards(count):
+    """Return the names of the shards that hold ``count`` designs."""
+    return [f"{k:04d}" for k in range(math.ceil(count / CONFIG.designs.shard_size))]
+
+
+def verified_count():
+    """Return how many generated designs are simulated at most."""
+    rows = Path(CONFIG.evaluation.targets).read_text().splitlines()
+    curves = [row for row in rows if row.strip() and not row.startswith("#")]
+    targets = len(curves) - 1 + CONFIG.evaluation.held_out
+    return targets * CONFIG.evaluation.verify
+
+
+def memory(megabytes):
+    """Return a function that asks for more memory each time a job is tried again."""
+
+    def mem_mb(wildcards, attempt):
+        return megabytes * attempt
+
+    return mem_mb
+
+
+def minutes_per_shard(seconds_per_design):
+    """Return the time limit of a job that works through one shard, in minutes."""
+    return 5 + math.ceil(CONFIG.designs.shard_size * seconds_per_design / 60)
+
+
+def interpreter(environment):
+    """Return the Python of a virtual environment, or of conda's when Snakemake activates one."""
+    if "conda" in {
+        str(method).lower() for method in workflow.deployment_settings.deployment_method
+    }:
+        return "python"
+    return str(Path(workflow.basedir) / environment / "bin" / "python")
+
+
+# `fem` and `learn` in a shell command are crumple in its two environments. They are defined here,
+# outside the rules, because another path of the interpreter is no reason to run anything again.
+os.environ.update(
+    FEM_PYTHON=interpreter(".venv-fe"),
+    LEARN_PYTHON=interpreter(".venv"),
+    PYTHONPATH=str(Path(workflow.basedir) / "src"),
+)
+shell.prefix(
+    'fem() {{ "$FEM_PYTHON" -m crumple "$@"; }}; '
+    'learn() {{ "$LEARN_PYTHON" -m crumple "$@"; }}; '
+    "export NUMBA_NUM_THREADS=$OMP_NUM_THREADS; "
+)

@@ -1,0 +1,86 @@
+# The best candidates through the finite elements again (rules mesh, simulate, rasterise), and the
+# report.
+
+VERIFIED = shards(verified_count())
+
+
+rule extract:
+    input:
+        "<results>/generated.zarr",
+    output:
+        "<results>/verified/designs/{shard}.npz",
+    log:
+        "<logs>/extract/{shard}.log",
+    benchmark:
+        "<benchmarks>/extract/{shard}.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=5,
+    params:
+        config=science("designs", "evaluation"),
+    message:
+        "take the best candidates as designs: shard {wildcards.shard}"
+    shell:
+        "learn extract --config {params.config:q} --generated {input}"
+        " --shard {wildcards.shard} --out {output} &> {log}"
+
+
+rule evaluate:
+    input:
+        dataset="<results>/data/dataset.json",
+        targets="<results>/targets.csv",
+        generated="<results>/generated.zarr",
+        designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
+        shards=expand("<results>/verified/shards/{shard}.zarr", shard=VERIFIED),
+    output:
+        directory("<results>/evaluation"),
+    log:
+        "<logs>/evaluate.log",
+    benchmark:
+        "<benchmarks>/evaluate.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    params:
+        config=science("seed", "evaluation"),
+    message:
+        "compare target, prediction and finite elements"
+    shell:
+        "learn evaluate --config {params.config:q} --dataset {input.dataset}"
+        " --targets {input.targets} --generated {input.generated}"
+        " --designs {input.designs} --shards {input.shards} --out {output} &> {log}"
+
+
+rule report:
+    input:
+        dataset="<results>/data/dataset.json",
+        model="<results>/model",
+        targets="<results>/targets.csv",
+        generated="<results>/generated.zarr",
+        evaluation="<results>/evaluation",
+        designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
+        shards=expand("<results>/verified/shards/{shard}.zarr", shard=VERIFIED),
+    output:
+        "<results>/report.html",
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    params:
+        config=science("seed", "evaluation"),
+    message:
+        "write the report: {output}"
+    shell:
+        "learn report --config {params.config:q} --dataset {input.dataset}"
+        " --model {input.model} --targets {input.targets} --generated {input.generated}"
+        " --evaluation {input.evaluation} --designs {input.designs} --shards {input.shards}"
+        " --out {output} &> {log}"

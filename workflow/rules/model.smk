@@ -1,0 +1,72 @@
+# Training, the target curves, and candidates for them.
+
+
+rule train:
+    input:
+        "<results>/data/dataset.json",
+    output:
+        directory("<results>/model"),
+    log:
+        "<logs>/train.log",
+    benchmark:
+        "<benchmarks>/train.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=1440,
+    params:
+        config=science("seed", "model", "training"),
+    message:
+        "train the diffusion model; progress is in {log}"
+    shell:
+        "learn train --config {params.config:q} --dataset {input} --out {output} &> {log}"
+
+
+rule targets:
+    input:
+        dataset="<results>/data/dataset.json",
+        curves=CONFIG.evaluation.targets,
+    output:
+        "<results>/targets.csv",
+    log:
+        "<logs>/targets.log",
+    benchmark:
+        "<benchmarks>/targets.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=5,
+    params:
+        config=science("seed", "evaluation"),
+    message:
+        "collect the target curves"
+    shell:
+        "learn targets --config {params.config:q} --dataset {input.dataset} --out {output} &> {log}"
+
+
+rule generate:
+    input:
+        model="<results>/model",
+        targets="<results>/targets.csv",
+    output:
+        directory("<results>/generated.zarr"),
+    log:
+        "<logs>/generate.log",
+    benchmark:
+        "<benchmarks>/generate.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=240,
+    params:
+        config=science("seed", "generation"),
+    message:
+        "generate candidates for every target curve"
+    shell:
+        "learn generate --config {params.config:q} --model {input.model}"
+        " --targets {input.targets} --out {output} &> {log}"

@@ -6,7 +6,21 @@ the training data; the model's prediction is judged against it.
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import numpy as np
+
+from crumple.atomic import atomic_path, save_text
+from crumple.errors import UserError
+
+HELD_OUT = "heldout_"  # prefix of the names of targets that are responses of the validation split
+S22 = 2  # channel of the vertical stress, in the data set and in generated frames
 
 
 def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -91,3 +105,351 @@ def expected_best_of(errors: np.ndarray, k: int) -> float:
         expected += probability * error
         probability *= (n - i - k + 1) / (n - i) if i < n else 0.0
     return expected
+
+
+class Curves(NamedTuple):
+    """Effective stress of designs of one shard of a data set."""
+
+    index: np.ndarray  # (n,) global design index
+    shard: int
+    row: np.ndarray  # (n,) row within the shard
+    stress: np.ndarray  # (n, frames) MPa
+
+
+def curves(manifest_path: Path, split: str) -> Iterator[Curves]:
+    """Read the curves of one part of a data set, a shard at a time.
+
+    Parameters
+    ----------
+    manifest_path
+        ``dataset.json``.
+    split
+        ``train`` or ``validation``.
+    """
+    import zarr
+
+    manifest = json.loads(manifest_path.read_text())
+    members = np.array(manifest["split"][split], np.int64).reshape(-1, 2)
+    for number in np.unique(members[:, 0]):
+        row = members[members[:, 0] == number, 1]
+        entry = manifest["shards"][number]
+        store = zarr.open_group(manifest_path.parent / entry["path"], mode="r")
+        yield Curves(
+            store["index"][:][row], int(number), row, store["frame_stress"][:][row].astype(float)
+        )
+
+
+def write_held_out_targets(manifest_path: Path, count: int, out: Path) -> None:
+    """Write responses of the validation split as target curves.
+
+    Parameters
+    ----------
+    manifest_path
+        ``dataset.json``.
+    count
+        Number of responses; the first ones of the split, whose order is random.
+    out
+        CSV with a row per target: its name (``heldout_`` and the design's index) and the effective
+        stress in MPa at the strains of the header.
+    """
+    manifest = json.loads(manifest_path.read_text())
+    members = manifest["split"]["validation"]
+    if len(members) < count:
+        raise UserError(
+            f"{manifest_path} holds out {len(members)} designs, but evaluation.held_out asks for "
+            f"{count}: raise dataset.validation_fraction or lower evaluation.held_out"
+        )
+    by_row = {
+        (part.shard, int(row)): (int(index), stress)
+        for part in curves(manifest_path, "validation")
+        for index, row, stress in zip(part.index, part.row, part.stress, strict=True)
+    }
+    rows = [["target", *(f"{strain:g}" for strain in manifest["frame_strain"])]]
+    for shard, row in members[:count]:
+        index, stress = by_row[shard, row]
+        rows.append([f"{HELD_OUT}{index:06d}", *(f"{value:.5g}" for value in stress)])
+    save_text(out, _csv_text(rows))
+
+
+class Baseline(NamedTuple):
+    """What the training set offers for each target, without any learning."""
+
+    errors: np.ndarray  # (designs, targets) NRMSE of every training design
+    index: np.ndarray  # (targets,) global index of the best match
+    stress: np.ndarray  # (targets, frames) its curve, MPa
+
+
+def training_baseline(manifest_path: Path, targets: np.ndarray) -> Baseline:
+    """Compare targets with every curve of the training set.
+
+    Parameters
+    ----------
+    manifest_path
+        ``dataset.json``.
+    targets
+        ``(targets, frames)`` effective stress, MPa.
+    """
+    errors, best = [], [(np.inf, -1, None)] * len(targets)
+    for part in curves(manifest_path, "train"):
+        part_errors = nrmse(part.stress[:, None], targets)
+        errors.append(part_errors)
+        for number, row in enumerate(part_errors.argmin(axis=0)):
+            if part_errors[row, number] < best[number][0]:
+                best[number] = (part_errors[row, number], int(part.index[row]), part.stress[row])
+    if not errors:
+        raise UserError(f"{manifest_path} has no training designs to compare with")
+    _, index, stress = zip(*best, strict=True)
+    return Baseline(np.concatenate(errors), np.array(index), np.array(stress))
+
+
+class Verified(NamedTuple):
+    """Finite-element result of one candidate."""
+
+    index: int  # number of the design among the verified ones
+    status: str  # ok, or the kind of failure and the reason
+    stress: np.ndarray | None  # (frames,) effective stress, MPa
+    s22: np.ndarray | None  # (frames, 96, 96) MPa
+
+
+def verified_results(
+    designs: Iterable[Path], shards: Iterable[Path]
+) -> Iterator[tuple[int, Verified]]:
+    """Read the simulations of extracted designs.
+
+    Parameters
+    ----------
+    designs, shards
+        Files of ``crumple extract`` and the shards made from them, in the same order.
+
+    Yields
+    ------
+    candidate : int
+        Row of the candidate in the generated store.
+    result : Verified
+    """
+    import zarr
+
+    for design_path, shard_path in zip(designs, shards, strict=True):
+        store = zarr.open_group(shard_path, mode="r")
+        with np.load(design_path) as design:
+            candidate, index, status = design["candidate"], design["index"], design["status"]
+        if not np.array_equal(index, store["index"][:]):
+            raise UserError(f"{shard_path} holds other designs than {design_path}: run it anew")
+        for row, simulated in enumerate(str(text) for text in store["status"][:]):
+            if status[row] != "ok":
+                result = Verified(int(index[row]), f"not acceptable: {status[row]}", None, None)
+            elif simulated != "ok":
+                result = Verified(int(index[row]), simulated, None, None)
+            else:
+                stress = store["frame_stress"][row].astype(float)
+                s22 = store["frames"][row, :, S22].astype(np.float32)
+                result = Verified(int(index[row]), "ok", stress, s22)
+            yield int(candidate[row]), result
+
+
+def evaluate(
+    generated: Path, manifest_path: Path, designs: Sequence[Path], shards: Sequence[Path], out: Path
+) -> None:
+    """Compare candidates, their simulations and the training set with the targets.
+
+    Parameters
+    ----------
+    generated
+        Candidates, as ``crumple generate`` writes them.
+    manifest_path
+        ``dataset.json`` of the training data.
+    designs, shards
+        Extracted designs and the shards simulated from them, in the same order.
+    out
+        Folder for ``candidates.csv``, ``targets.csv`` (the tables) and ``evaluation.json`` (the
+        same, with curves and the summary). Errors are fractions.
+    """
+    import zarr
+
+    store = zarr.open_group(generated, mode="r")
+    names = list(store.attrs["target_names"])
+    target = store["target"][:]
+    target_stress = store["target_stress"][:].astype(float)
+    targets = np.array([target_stress[target == number][0] for number in range(len(names))])
+    candidates = _generated_rows(store, names)
+    for candidate, result in verified_results(designs, shards):
+        predicted_s22 = store["frames"][candidate, :, S22].astype(np.float32)
+        candidates[candidate] |= _verified_columns(
+            result,
+            target_stress[candidate],
+            candidates[candidate]["predicted_stress"],
+            predicted_s22,
+        )
+    baseline = training_baseline(manifest_path, targets)
+    rows = [
+        _target_row(number, name, targets, baseline, [c for c in candidates if c["target"] == name])
+        for number, name in enumerate(names)
+    ]
+    groups = {"all": rows} | {
+        group: [row for row in rows if row["group"] == group] for group in ("given", "held out")
+    }
+    result = {
+        "frame_strain": list(store.attrs["frame_strain"]),
+        "training_designs": len(baseline.errors),
+        "summary": {group: summarise(members) for group, members in groups.items() if members},
+        "targets": rows,
+        "candidates": candidates,
+    }
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        save_text(folder / "targets.csv", _table(rows))
+        save_text(folder / "candidates.csv", _table(candidates))
+        save_text(folder / "evaluation.json", json.dumps(_plain(result), indent=1, allow_nan=False))
+
+
+def _generated_rows(store: Any, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is known of every candidate before it is simulated."""
+    columns = ("target", "rank", "seed", "predicted_stress", "target_stress")
+    values = {name: store[name][:] for name in columns}
+    status = [str(text) for text in store["status"][:]]
+    predicted = nrmse(values["predicted_stress"].astype(float), values["target_stress"])
+    return [
+        {
+            "candidate": number,
+            "target": names[values["target"][number]],
+            "rank": int(values["rank"][number]),
+            "seed": int(values["seed"][number]),
+            "design": status[number],
+            "nrmse_predicted_target": float(predicted[number]),
+            "predicted_stress": values["predicted_stress"][number].astype(float),
+        }
+        for number in range(len(status))
+    ]
+
+
+def _verified_columns(
+    result: Verified, target: np.ndarray, predicted: np.ndarray, predicted_s22: np.ndarray
+) -> dict[str, Any]:
+    """Return the columns that the simulation of a candidate adds."""
+    if result.stress is None:
+        return {"index": result.index, "verified": result.status}
+    errors = field_error(predicted_s22, result.s22)
+    return {
+        "index": result.index,
+        "verified": "ok",
+        "nrmse_fe_target": float(nrmse(result.stress, target)),
+        "nrmse_predicted_fe": float(nrmse(predicted, result.stress)),
+        "field_error_mean": float(errors.mean()),
+        "field_errors": errors,
+        "fe_stress": result.stress,
+    }
+
+
+def _target_row(
+    number: int,
+    name: str,
+    targets: np.ndarray,
+    baseline: Baseline,
+    candidates: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return the row of one target: baselines, failures, and the errors of its candidates."""
+    chosen = sorted((c for c in candidates if "verified" in c), key=lambda c: c["index"])
+    fe = np.array([c["nrmse_fe_target"] for c in chosen if c["verified"] == "ok"])
+    errors = baseline.errors[:, number]
+    done = [c for c in chosen if c["verified"] == "ok"]
+    return {
+        "target": name,
+        "group": "held out" if name.startswith(HELD_OUT) else "given",
+        "candidates": len(candidates),
+        "acceptable": sum(c["design"] == "ok" for c in candidates),
+        "verified": len(chosen),
+        "failures": dict(Counter(_kind(c["verified"]) for c in chosen if c["verified"] != "ok")),
+        "best_match": float(errors.min()),
+        "best_match_index": int(baseline.index[number]),
+        "random_mean": float(errors.mean()),
+        "random_best_of_k": expected_best_of(errors, max(len(chosen), 1)),
+        "predicted_first": chosen[0]["nrmse_predicted_target"] if chosen else None,
+        "fe_first": chosen[0].get("nrmse_fe_target") if chosen else None,
+        "fe_mean": float(fe.mean()) if len(fe) else None,
+        "fe_median": float(np.median(fe)) if len(fe) else None,
+        "fe_best": float(fe.min()) if len(fe) else None,
+        "predicted_fe_mean": _mean([c["nrmse_predicted_fe"] for c in done]),
+        "field_error_mean": _mean([c["field_error_mean"] for c in done]),
+        "target_stress": targets[number],
+        "best_match_stress": baseline.stress[number],
+    }
+
+
+SUMMARISED = (
+    "best_match",
+    "random_mean",
+    "random_best_of_k",
+    "predicted_first",
+    "fe_first",
+    "fe_mean",
+    "fe_median",
+    "fe_best",
+    "predicted_fe_mean",
+    "field_error_mean",
+)
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Summarise the rows of targets: failures, and mean and median of every error over targets.
+
+    A target without a single simulated candidate has no finite-element errors; it is counted in
+    ``targets_without_result`` and as not better than its best match.
+    """
+    failures = sum((Counter(row["failures"]) for row in rows), Counter())
+    better = [row["fe_best"] is not None and row["fe_best"] < row["best_match"] for row in rows]
+    summary = {
+        "targets": len(rows),
+        "candidates": sum(row["candidates"] for row in rows),
+        "acceptable": sum(row["acceptable"] for row in rows),
+        "verified": sum(row["verified"] for row in rows),
+        "failures": dict(failures),
+        "targets_without_result": sum(row["fe_best"] is None for row in rows),
+        "better_than_best_match": float(np.mean(better)),
+    }
+    for name in SUMMARISED:
+        values = [row[name] for row in rows if row[name] is not None]
+        summary[name] = {"mean": _mean(values), "median": _median(values)}
+    return summary
+
+
+def _kind(status: str) -> str:
+    """Return the kind of a failure, which stands before the colon of its reason."""
+    return status.partition(":")[0]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV: the union of their scalar columns; curves are left to the JSON file."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = [n for n in names if not any(isinstance(row.get(n), np.ndarray) for row in rows)]
+    return _csv_text([names, *([_cell(row.get(name)) for name in names] for row in rows)])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict):
+        return "; ".join(f"{count} {kind}" for kind, count in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON types, floats to six digits; what is not finite becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value

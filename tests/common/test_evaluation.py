@@ -1,11 +1,15 @@
 """Error measures and baselines against values worked out by hand or by enumeration."""
 
+import csv
+import json
 from itertools import combinations
 
 import numpy as np
 import pytest
+import synthetic
 
 from crumple import evaluation
+from crumple.errors import UserError
 
 
 def test_nrmse_by_hand():
@@ -56,3 +60,84 @@ def test_expected_best_of_matches_enumeration(k):
     errors = np.array([0.3, 0.1, 0.9, 0.4, 0.4, 0.7])
     draws = list(combinations(errors, min(k, len(errors))))
     assert evaluation.expected_best_of(errors, k) == pytest.approx(np.mean([min(d) for d in draws]))
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    paths = synthetic.write_chain(folder)
+    evaluation.evaluate(
+        paths["generated"], paths["dataset"], [paths["designs"]], [paths["shard"]], folder / "out"
+    )
+    return paths | {"out": folder / "out"}
+
+
+def test_evaluation_of_curves_with_known_errors(chain):
+    """Predictions miss by 5 and 10 per cent, simulations by 20, 10, (failed), 0, 10 and 5."""
+    result = json.loads((chain["out"] / "evaluation.json").read_text())
+    first, second, held_out = result["targets"]
+    assert first["fe_first"] == pytest.approx(0.2) and first["fe_best"] == pytest.approx(0.1)
+    assert first["acceptable"] == 2 and first["candidates"] == 3
+    assert second["failures"] == {"not meshable": 1}
+    assert second["fe_first"] is None and second["fe_mean"] == pytest.approx(0, abs=1e-6)
+    assert held_out["group"] == "held out" and held_out["fe_median"] == pytest.approx(0.075)
+    assert held_out["predicted_first"] == pytest.approx(0.05)
+    summary = result["summary"]["all"]
+    assert summary["fe_best"]["median"] == pytest.approx(0.05)
+    assert summary["fe_first"]["mean"] == pytest.approx(0.15)  # of the two that have one
+    assert summary["verified"] == 6 and summary["failures"] == {"not meshable": 1}
+    assert result["summary"]["held out"]["targets"] == 1
+
+
+def test_field_error_scales_with_the_prediction(chain):
+    """Where the simulated curve is 1.2 times the target, the predicted field is 1.05 / 1.2."""
+    candidate = json.loads((chain["out"] / "evaluation.json").read_text())["candidates"][0]
+    assert candidate["field_errors"] == pytest.approx([1 - 1.05 / 1.2] * 11, abs=2e-3)
+
+
+def test_best_match_is_found_across_shards(chain):
+    """Against a plain search; the validation designs and the failed one do not count."""
+    manifest = json.loads(chain["dataset"].read_text())
+    result = json.loads((chain["out"] / "evaluation.json").read_text())
+    assert result["training_designs"] == len(manifest["split"]["train"])
+    for row in result["targets"]:
+        errors = {
+            int(index): float(evaluation.nrmse(stress, row["target_stress"]))
+            for part in evaluation.curves(chain["dataset"], "train")
+            for index, stress in zip(part.index, part.stress, strict=True)
+        }
+        assert row["best_match_index"] == min(errors, key=errors.get)
+        assert row["best_match"] == pytest.approx(min(errors.values()), rel=1e-4)
+        assert row["random_mean"] == pytest.approx(np.mean(list(errors.values())), rel=1e-4)
+    held_out = result["targets"][2]
+    assert held_out["best_match"] > 0.01  # its own design is not in the training set
+
+
+def test_tables_have_a_row_per_target_and_candidate(chain):
+    rows = list(csv.DictReader((chain["out"] / "candidates.csv").open()))
+    assert len(rows) == 9
+    assert rows[2]["design"] == "design is empty" and rows[2]["verified"] == ""
+    assert rows[3]["verified"].startswith("not meshable")
+    targets = list(csv.DictReader((chain["out"] / "targets.csv").open()))
+    assert [row["target"] for row in targets][:2] == ["a_stiff", "d_softening"]
+    assert float(targets[0]["fe_best"]) == pytest.approx(0.1)
+
+
+def test_held_out_targets_are_the_validation_curves(chain, tmp_path):
+    evaluation.write_held_out_targets(chain["dataset"], 1, tmp_path / "heldout.csv")
+    header, row = (tmp_path / "heldout.csv").read_text().splitlines()
+    assert header.startswith("target,0.002,0.02,") and header.endswith(",0.2")
+    part = next(iter(evaluation.curves(chain["dataset"], "validation")))
+    assert row.split(",")[0] == f"heldout_{part.index[0]:06d}"
+    assert [float(v) for v in row.split(",")[1:]] == pytest.approx(part.stress[0], rel=1e-4)
+    with pytest.raises(UserError, match="held_out"):
+        evaluation.write_held_out_targets(chain["dataset"], 100, tmp_path / "more.csv")
+
+
+def test_designs_and_shards_that_do_not_belong_together(chain, tmp_path):
+    with np.load(chain["designs"]) as design:
+        arrays = dict(design)
+    arrays["index"] = arrays["index"] + 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(UserError, match="other designs"):
+        list(evaluation.verified_results([tmp_path / "other.npz"], [chain["shard"]]))

@@ -1,0 +1,180 @@
+"""A small made-up data set, model log and verified candidates in the formats of the stages."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import zarr
+
+from crumple import designs, evaluation, topology
+from crumple.config import Config
+
+FRAME_STRAIN = np.array([0.002, *np.arange(0.02, 0.201, 0.02)]).round(3)
+CURVE_STRAIN = np.linspace(0, 0.2, 51)
+CHANNELS = ("u1", "u2", "s22", "mises")
+
+
+def curve(stiffness: float, softening: float, strain: np.ndarray) -> np.ndarray:
+    """A stress-strain curve that rises, then softens; MPa."""
+    return 80 * stiffness * (np.tanh(strain / 0.03) - softening * strain / 0.2)
+
+
+def fields(quarter: np.ndarray, stress: np.ndarray, sway: float) -> np.ndarray:
+    """(11, 4, 96, 96) fields whose stress averages to the curve: shortening and a sway."""
+    solid = designs.mirror(quarter).astype(float)
+    y = (1 - (np.arange(96) + 0.5) / 96)[:, None] * np.ones((1, 96))
+    strain = FRAME_STRAIN[:, None, None]
+    u1 = sway * strain * np.sin(np.pi * y) ** 2
+    u2 = -strain * y + 0.15 * strain * np.sin(2 * np.pi * y)
+    weight = solid * (1 + 0.6 * np.cos(4 * np.pi * y))
+    s22 = -(stress * (1 - FRAME_STRAIN))[:, None, None] * weight / weight.mean()
+    return np.stack([u1 * solid, u2 * solid, s22, np.abs(s22)], axis=1)
+
+
+def write_shard(path: Path, quarters, stress, status, index, sway=0.4) -> None:
+    """A shard of simulated designs; rows whose status is not ok are empty."""
+    count = len(quarters)
+    frames = np.zeros((count, 11, 4, 96, 96), np.float16)
+    frame_stress = np.zeros((count, 11), np.float32)
+    curve_stress = np.zeros((count, 51), np.float32)
+    for row in range(count):
+        if status[row] == "ok":
+            frame_stress[row] = stress[row]
+            curve_stress[row] = np.interp(CURVE_STRAIN, [0, *FRAME_STRAIN], [0, *stress[row]])
+            frames[row] = fields(quarters[row], stress[row], sway)
+    store = zarr.open_group(path, mode="w")
+    store.attrs.update({"channels": list(CHANNELS)})
+    arrays = {
+        "frames": frames,
+        "solid": np.array([designs.mirror(q) for q in quarters]),
+        "quarter": np.array(quarters),
+        "index": np.array(index, np.int64),
+        "curve_strain": CURVE_STRAIN,
+        "curve_stress": curve_stress,
+        "frame_strain": FRAME_STRAIN,
+        "frame_stress": frame_stress,
+        "cpu_seconds": np.full(count, 2.1, np.float32),
+    }
+    for name, values in arrays.items():
+        store.create_array(name, data=values)
+    store.create_array("status", shape=(count,), dtype=str)[:] = np.array(status, object)
+
+
+def write_dataset(folder: Path, count: int, shard_size: int, config: Config) -> Path:
+    """Shards and dataset.json of ``count`` designs; design 1 has failed."""
+    rng = np.random.default_rng(0)
+    manifest = {"format": "crumple-dataset", "version": 1, "shards": [], "failures": []}
+    members = []
+    for shard, start in enumerate(range(0, count, shard_size)):
+        index = range(start, min(start + shard_size, count))
+        quarters = [designs.sample(config.seed, i, config.designs).quarter for i in index]
+        status = ["not converged: at 12 % strain" if i == 1 else "ok" for i in index]
+        stress = [curve(q.mean() ** 2, rng.uniform(0, 0.6), FRAME_STRAIN) for q in quarters]
+        path = f"shards/{shard:04d}.zarr"
+        write_shard(folder / path, quarters, stress, status, index)
+        manifest["shards"].append({"path": path, "indices": list(index)})
+        members += [[shard, row] for row, s in enumerate(status) if s == "ok"]
+    held_out = max(1, len(members) // 10)
+    manifest |= {
+        "failures": [{"index": 1, "reason": "not converged: at 12 % strain"}],
+        "split": {"train": members[held_out:], "validation": members[:held_out]},
+        "valid": [i for i in range(count) if i != 1],
+        "frame_strain": FRAME_STRAIN.tolist(),
+        "curve_strain": CURVE_STRAIN.tolist(),
+        "units": {"stress": "MPa", "displacement": "cell sides"},
+    }
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    return folder / "dataset.json"
+
+
+def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int, seed=1) -> None:
+    """Candidates whose predicted curves miss their targets by 5, 10, 15 ... per cent."""
+    settings = Config().designs
+    quarters, frames, predicted, number = [], [], [], []
+    for t, stress in enumerate(targets.values()):
+        for c in range(candidates):
+            quarter = designs.sample(seed, t * candidates + c, settings).quarter
+            if c == candidates - 1 and t == 0:
+                quarter = np.zeros_like(quarter)
+            quarters.append(quarter)
+            predicted.append(stress * (1 + 0.05 * (c + 1)))
+            frames.append(fields(quarter + (not quarter.any()), predicted[-1], 0.3)[:, :3])
+            number.append(t)
+    target_stress = np.array(list(targets.values()))[number]
+    error = evaluation.nrmse(np.array(predicted), target_stress)
+    rank = [
+        int((error[np.array(number) == t] < e).sum()) for t, e in zip(number, error, strict=True)
+    ]
+    store = zarr.open_group(path, mode="w")
+    store.attrs.update(
+        {
+            "format": "crumple-generated",
+            "version": 1,
+            "frame_strain": FRAME_STRAIN.tolist(),
+            "channels": list(CHANNELS[:3]),
+            "target_names": list(targets),
+        }
+    )
+    arrays = {
+        "frames": np.array(frames, np.float16),
+        "mask": np.array([designs.mirror(q) for q in quarters], np.float16),
+        "predicted_stress": np.array(predicted, np.float32),
+        "target_stress": target_stress.astype(np.float32),
+        "target": np.array(number, np.int32),
+        "predicted_nrmse": error.astype(np.float32),
+        "rank": np.array(rank, np.int32),
+        "quarter": np.array(quarters, np.uint8),
+        "seed": np.arange(len(number)),
+    }
+    for name, values in arrays.items():
+        store.create_array(name, data=values)
+    status = ["ok" if q.any() else "design is empty" for q in quarters]
+    store.create_array("status", shape=(len(status),), dtype=str)[:] = np.array(status, object)
+
+
+def write_verified(design_path: Path, generated: Path, out: Path, factors, status) -> None:
+    """Simulations whose curves are the target times a factor, for one shard of designs."""
+    store = zarr.open_group(generated, mode="r")
+    with np.load(design_path) as design:
+        stress = store["target_stress"][:][design["candidate"]] * np.array(factors)[:, None]
+        write_shard(out, design["quarter"], stress, status, design["index"], sway=0.4)
+
+
+def write_model(folder: Path, steps: int = 400) -> None:
+    """A training log that converges."""
+    rng = np.random.default_rng(3)
+    folder.mkdir(parents=True)
+    lines = []
+    for step in range(10, steps + 1, 10):
+        entry = {"step": step, "loss": float(0.9 * np.exp(-step / 150) + 0.1 + rng.normal(0, 0.02))}
+        if step % 50 == 0:
+            entry["validation_loss"] = float(0.8 * np.exp(-step / 150) + 0.18)
+        lines.append(json.dumps(entry))
+    (folder / "stats.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_chain(folder: Path, candidates: int = 3) -> dict[str, Path]:
+    """A whole run; returns the paths of its parts."""
+    config = Config.model_validate({"designs": {"count": 24, "shard_size": 12}})
+    (folder / "data").mkdir(parents=True)
+    dataset = write_dataset(folder / "data", 24, 12, config)
+    held_out = next(iter(evaluation.curves(dataset, "validation")))
+    targets = {
+        "a_stiff": curve(0.9, -0.2, FRAME_STRAIN),
+        "d_softening": curve(0.3, 0.7, FRAME_STRAIN),
+        f"heldout_{held_out.index[0]:06d}": held_out.stress[0],
+    }
+    paths = {
+        "dataset": dataset,
+        "generated": folder / "generated.zarr",
+        "designs": folder / "verified/designs/0000.npz",
+        "shard": folder / "verified/shards/0000.zarr",
+        "model": folder / "model",
+    }
+    write_generated(paths["generated"], targets, candidates)
+    topology.extract(paths["generated"], config, 0, paths["designs"])
+    factors = [1.2, 1.1, 0.7, 1.0, 0.9, 1.05]
+    status = ["ok", "ok", "not meshable: gmsh gave up", "ok", "ok", "ok"]
+    write_verified(paths["designs"], paths["generated"], paths["shard"], factors, status)
+    write_model(paths["model"])
+    return paths

@@ -6,8 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import synthetic
 
+import synthetic
 from crumple import evaluation
 from crumple.errors import UserError
 

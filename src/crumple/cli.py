@@ -83,7 +83,56 @@ def _config(args: argparse.Namespace) -> None:
         print(f"{args.check}: ok")
 
 
-COMMANDS = (_add_config,)
+def _add_targets(commands) -> None:
+    parser = _stage(commands, "targets", "make targets of held-out responses", _targets)
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset.json")
+
+
+def _targets(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.evaluation import write_held_out_targets
+
+    write_held_out_targets(args.dataset, load_config(args.config).evaluation.held_out, args.out)
+
+
+def _add_extract(commands) -> None:
+    parser = _stage(commands, "extract", "choose the generated designs to verify", _extract)
+    parser.add_argument("generated", type=Path, help="candidates of `crumple generate` (zarr)")
+    parser.add_argument("--shard", type=int, default=0, help="number of the shard; default 0")
+
+
+def _extract(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.topology import extract
+
+    extract(args.generated, load_config(args.config), args.shard, args.out)
+
+
+def _add_evaluate(commands) -> None:
+    help = "compare candidates and their simulations with targets and training set"
+    parser = _stage(commands, "evaluate", help, _evaluate)
+    _add_candidates(parser)
+
+
+def _add_candidates(parser: argparse.ArgumentParser) -> None:
+    """Declare the inputs that `evaluate` and `report` share."""
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset.json")
+    parser.add_argument("--generated", type=Path, required=True, help="candidates (zarr)")
+    parser.add_argument(
+        "--designs", type=Path, nargs="+", required=True, help="files of `crumple extract`"
+    )
+    parser.add_argument(
+        "--shards", type=Path, nargs="+", required=True, help="their simulations, in the same order"
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from crumple.evaluation import evaluate
+
+    evaluate(args.generated, args.dataset, args.designs, args.shards, args.out)
+
+
+COMMANDS = (_add_config, _add_targets, _add_extract, _add_evaluate)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,138 @@
+"""Newton's method with a line search on the incremental potential of a load step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from crumple.fem.linear_solver import FactorisationError, linear_solver
+from crumple.fem.potential import Evaluation, IncrementalPotential
+
+GRADIENT_TOLERANCE = 2e-3
+STEP_TOLERANCE = 1e-6
+LARGEST_STEP = 0.1
+MAX_ITERATIONS = 60
+MAX_FRICTION_LAGS = 6
+FIRST_SHIFT = 1.0
+LARGEST_SHIFT = 1e5
+SUFFICIENT_DECREASE = 1e-4
+
+
+class NotConverged(RuntimeError):
+    """A load step has no solution within the iteration limits; the message says why."""
+
+
+@dataclass
+class Counters:
+    """Work done so far."""
+
+    iterations: int = 0
+    factorisations: int = 0
+    symbolic: int = 0
+    lags: int = 0
+
+
+class Newton:
+    """Minimises incremental potentials that share one sparsity pattern.
+
+    Parameters
+    ----------
+    potential
+        the potential; ``begin_step`` must have been called.
+    areas
+        (n,) lumped area of every free unknown: the metric of the shift that makes the Hessian
+        positive definite.
+    """
+
+    def __init__(self, potential: IncrementalPotential, areas: np.ndarray) -> None:
+        self.potential = potential
+        self.areas = areas
+        self.solver = linear_solver()
+        self.analysed = 0
+        self.counters = Counters()
+
+    def solve_step(self, at: Evaluation) -> Evaluation:
+        """Minimise from ``at``, repeating with friction lagged at the minimiser until it stays.
+
+        Raises
+        ------
+        NotConverged
+            When the iteration limit is reached or no descent is possible.
+        """
+        for _ in range(MAX_FRICTION_LAGS):
+            at = self.minimise(at)
+            if at.collisions.empty() and self.potential.tangential.empty():
+                return at
+            self.counters.lags += 1
+            self.potential.lag_friction(at)
+            at = self.potential.evaluate(at.z)
+            if self.converged(at):
+                return at
+        return self.minimise(at)
+
+    def converged(self, at: Evaluation) -> bool:
+        """Whether the residual is small against the platen force."""
+        n = self.potential.cell.size
+        force = abs(at.gradient[n])
+        residual = np.linalg.norm(at.gradient[:n])
+        return residual <= GRADIENT_TOLERANCE * max(force, 0.01)
+
+    def minimise(self, at: Evaluation) -> Evaluation:
+        """Newton iterations with friction frozen."""
+        for _ in range(MAX_ITERATIONS):
+            if self.converged(at):
+                return at
+            direction = self.descent_direction(at)
+            self.counters.iterations += 1
+            step = float(np.abs(direction).max())
+            at = self.line_search(at, direction * min(1.0, LARGEST_STEP / step))
+            if step < STEP_TOLERANCE:
+                return at
+        raise NotConverged(f"no equilibrium after {MAX_ITERATIONS} Newton iterations")
+
+    def descent_direction(self, at: Evaluation) -> np.ndarray:
+        """-H^-1 g with the exact Hessian if it is positive definite, else shifted, else clamped."""
+        pattern = self.potential.pattern
+        n = pattern.size
+        for project in (False, True):
+            data = self.potential.hessian(at, project)
+            if self.analysed != pattern.version:
+                self.solver.analyse(pattern.indptr, pattern.indices)
+                self.analysed = pattern.version
+                self.counters.symbolic += 1
+            shift = 0.0
+            while shift <= LARGEST_SHIFT:
+                shifted = data
+                if shift > 0:
+                    shifted = data.copy()
+                    shifted[pattern.diagonal] += shift * self.areas
+                self.counters.factorisations += 1
+                try:
+                    negative = self.solver.factorise(shifted)
+                except FactorisationError:
+                    negative = 1
+                if negative == 0:
+                    direction = np.zeros(n + 2)
+                    direction[:n] = -self.solver.solve(at.gradient[:n])
+                    if direction[:n] @ at.gradient[:n] < 0:
+                        return direction
+                shift = max(4.0 * shift, FIRST_SHIFT)
+        raise NotConverged("the Hessian has no positive definite shift")
+
+    def line_search(self, at: Evaluation, direction: np.ndarray) -> Evaluation:
+        """Halve from the largest collision-free step until the energy decreases enough."""
+        contact = self.potential.contact
+        slope = float(direction @ at.gradient)
+        scale = contact.step_bound(at.vertices, contact.vertices(at.z + direction))
+        while scale > 1e-10:
+            trial = self.potential.evaluate(at.z + scale * direction)
+            if trial.energy <= at.energy + SUFFICIENT_DECREASE * scale * slope + self.noise(at):
+                return trial
+            scale *= 0.5
+        raise NotConverged("the line search found no decrease")
+
+    @staticmethod
+    def noise(at: Evaluation) -> float:
+        """Rounding of the energy, below which a decrease cannot be seen."""
+        return 1e-13 * abs(at.energy)

@@ -91,9 +91,9 @@ class Material(Section):
         stress = [s for s, _ in self.hardening]
         strain = [e for _, e in self.hardening]
         if strain[0] != 0 or any(b <= a for a, b in pairwise(strain)):
-            raise ValueError("material.hardening: plastic strains must start at 0 and increase")
+            raise ValueError("the plastic strains of hardening must start at 0 and increase")
         if stress[0] <= 0 or any(b < a for a, b in pairwise(stress)):
-            raise ValueError("material.hardening: yield stresses must be positive and not decrease")
+            raise ValueError("the yield stresses of hardening must be positive and not decrease")
         return self
 
 
@@ -218,7 +218,7 @@ class Generation(Section):
     sigma_min: float = Field(0.01, gt=0, description="smallest noise level")
     sigma_max: float = Field(80.0, gt=0, description="noise level of the start")
     guidance: float = Field(
-        2.0, ge=0, description="weight; 1 is the plain conditional model (1 + w of the paper's eq. 4)"
+        2.0, ge=0, description="weight; 1: the plain conditional model (1 + w in the paper's eq. 4)"
     )
     guidance_interval: tuple[float, float] = Field(
         (0.05, 20.0), description="noise levels between which guidance acts"
@@ -354,7 +354,7 @@ def _one_sentence(error: ValidationError, where: str) -> str:
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{key}'; allowed here: {', '.join(model.model_fields)}"
     if first["type"] == "value_error":
-        return f"{where}: {first['ctx']['error']}"
+        return f"{where}: in '{key}', {first['ctx']['error']}"
     reason = first["msg"][:1].lower() + first["msg"][1:]
     message = f"{where}: '{key}' = {first['input']!r} is not possible: {reason}"
     hints = [hint for hint in (_allowed(model, name), model.model_fields[name].description) if hint]

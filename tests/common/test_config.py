@@ -43,8 +43,14 @@ def test_json_and_yaml_are_the_same(tmp_path):
         ({"mesh": {"element_size": 14}}, ["'mesh.element_size'", "<= 0.05", "cell sides"]),
         ({"material": {"youngs_modulus": "2306 GPa"}}, ["youngs_modulus", "2306 GPa", "MPa"]),
         ({"loading": {"platens": "x"}}, ["'loading.platens'", "bonded, lubricated, tied"]),
-        ({"material": {"hardening": [[40, 0.1]]}}, ["material.hardening", "start at 0"]),
-        ({"material": {"hardening": [[4, 0], [3, 1]]}}, ["material.hardening", "not decrease"]),
+        (
+            {"material": {"hardening": [[40, 0.1]]}},
+            ["'material', the plastic strains of hardening", "start at 0"],
+        ),
+        (
+            {"material": {"hardening": [[4, 0], [3, 1]]}},
+            ["yield stresses of hardening", "not decrease"],
+        ),
         ({"contact": 3}, ["'contact'"]),
         ({"run": "../x"}, ["'run'"]),
         ([1], ["not a mapping"]),

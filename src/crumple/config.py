@@ -198,7 +198,9 @@ class Training(Section):
     drop_steps: float = Field(
         0.1, ge=0, lt=1, description="part of the samples that see a random part of their curve"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="of autocast")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"
+    )
     compile: Literal["auto", "yes", "no"] = Field(
         "auto", description="torch.compile; auto: on a GPU"
     )

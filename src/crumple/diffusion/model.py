@@ -1,0 +1,120 @@
+"""A trained model as a folder that others can load: weights, configuration, normalisation.
+
+``model.safetensors`` holds the averaged (EMA) weights, ``config.json`` the settings of the network
+(section ``model`` of the run's configuration) and what made it, ``normalisation.json`` the scaling
+of its channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from crumple import __version__
+from crumple.atomic import atomic_path, save_text
+from crumple.config import Model
+from crumple.diffusion.data import Normalisation
+from crumple.diffusion.network import Network
+from crumple.diffusion.preconditioning import Denoiser
+from crumple.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What :func:`load_model` returns."""
+
+    denoiser: Denoiser
+    normalisation: Normalisation
+    settings: Model
+
+
+def build_network(settings: Model, normalisation: Normalisation) -> Network:
+    """Return an untrained network for the channels that ``normalisation`` describes."""
+    layout, steps = normalisation.layout, len(normalisation.curve_strain)
+    return Network(
+        layout,
+        steps=steps,
+        channels=settings.channels,
+        depths=settings.depths,
+        patch=settings.patch,
+        embedding=settings.embedding,
+        head=settings.head,
+        per_frame=settings.per_frame_tokens and layout.frames == steps,
+    ).to(memory_format=torch.channels_last)
+
+
+def save_model(
+    folder: Path,
+    weights: dict[str, Tensor],
+    settings: Model,
+    normalisation: Normalisation,
+    training: dict,
+) -> None:
+    """Write the three files of a model.
+
+    Parameters
+    ----------
+    folder
+        Existing folder.
+    weights
+        State of the network.
+    settings, normalisation
+        What :func:`build_network` needs.
+    training
+        How the weights came about, for the reader of ``config.json``.
+    """
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+    config = {
+        "format": "crumple-model",
+        "version": 1,
+        "crumple": __version__,
+        "model": settings.model_dump(mode="json"),
+        "training": training,
+    }
+    save_text(folder / "config.json", json.dumps(config, indent=2))
+    save_text(
+        folder / "normalisation.json", json.dumps(dataclasses.asdict(normalisation), indent=2)
+    )
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
+    """Load a model for sampling.
+
+    Parameters
+    ----------
+    folder
+        Folder written by ``crumple train``.
+    device
+        Where the weights go.
+
+    Raises
+    ------
+    UserError
+        When the folder isn't a model of this version of crumple.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        constants = json.loads((folder / "normalisation.json").read_text())
+        weights = load_file(folder / "model.safetensors", device=str(device))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} is not a trained model: {error}") from error
+    if config.get("format") != "crumple-model" or config.get("version") != 1:
+        raise UserError(f"{folder} is not a model that this version of crumple can read")
+    settings = Model.model_validate(config["model"])
+    normalisation = Normalisation(**{name: _tuples(value) for name, value in constants.items()})
+    network = build_network(settings, normalisation).to(device)
+    network.load_state_dict(weights)
+    return TrainedModel(Denoiser(network).eval(), normalisation, settings)
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,340 @@
+"""The denoising network: a U-Net over space, attention over the strain steps.
+
+Frames are folded into the batch, so that every convolution is two-dimensional (factored
+space-time, Ho et al. 2022, arXiv:2204.03458; paper 4.3-4.5). The stress of a strain step is one
+token: its own frame sees it in space and all frames see it in time.
+
+The cell is periodic in x, hence circular padding. Designs are mirror-symmetric about x = 0, 1/2
+and 1, so the network is told where the mirror axes are by features of period 1/2, which leaves
+half-period shifts an exact symmetry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the channels of a state ``(batch, channels, 96, 96)`` are.
+
+    First the static channels (the solid mask, once per sample), then for every frame its fields.
+    """
+
+    static: int
+    frames: int
+    fields: int
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a state."""
+        return self.static + self.frames * self.fields
+
+    def weights(self) -> Tensor:
+        """Return the weight of each channel in the loss, ``(channels,)``; the sum is 1.
+
+        A static channel counts once per frame that it is shown to, else the design would be one
+        channel in 34.
+        """
+        weights = torch.ones(self.channels)
+        weights[: self.static] = self.frames
+        return weights / weights.sum()
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Split a state into ``(batch, static, h, w)`` and ``(batch, frames, fields, h, w)``."""
+        static, fields = x.split([self.static, self.frames * self.fields], dim=1)
+        return static, fields.unflatten(1, (self.frames, self.fields))
+
+    def join(self, static: Tensor, fields: Tensor) -> Tensor:
+        """Inverse of :meth:`split`."""
+        return torch.cat([static, fields.flatten(1, 2)], dim=1)
+
+
+class Convolution(nn.Module):
+    """3x3 convolution, circular in x (last axis), zero-padded in y."""
+
+    def __init__(self, channels_in: int, channels_out: int, zero: bool = False) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels_in, channels_out, 3, padding=(1, 0))
+        if zero:
+            nn.init.zeros_(self.convolution.weight)
+            nn.init.zeros_(self.convolution.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolution(torch.cat([x[..., -1:], x, x[..., :1]], dim=-1))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions; the second normalisation is shifted and scaled per frame (FiLM)."""
+
+    def __init__(self, channels_in: int, channels_out: int, embedding: int) -> None:
+        super().__init__()
+        self.norm_in = _norm(channels_in)
+        self.convolution_in = Convolution(channels_in, channels_out)
+        self.modulation = nn.Linear(embedding, 2 * channels_out)
+        self.norm_out = _norm(channels_out)
+        self.convolution_out = Convolution(channels_out, channels_out, zero=True)
+        self.skip = (
+            nn.Identity()
+            if channels_in == channels_out
+            else nn.Conv2d(channels_in, channels_out, 1)
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        y = self.convolution_in(F.silu(self.norm_in(x)))
+        y = self.norm_out(y) * (1 + scale) + shift
+        return self.skip(x) + self.convolution_out(F.silu(y))
+
+
+class Attention(nn.Module):
+    """Self-attention over a set of positions, with stress tokens as extra keys and values.
+
+    Queries and keys are normalised (Henry et al. 2020, arXiv:2010.04245).
+    """
+
+    def __init__(self, channels: int, embedding: int, head: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // head)
+        self.norm = nn.LayerNorm(channels)
+        self.query_key_value = nn.Linear(channels, 3 * channels)
+        self.token_key_value = nn.Linear(embedding, 2 * channels)
+        self.scale_query = nn.Parameter(torch.ones(channels // self.heads))
+        self.scale_key = nn.Parameter(torch.ones(channels // self.heads))
+        self.out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, tokens: Tensor, place: Tensor | None = None) -> Tensor:
+        """Return what the attention adds to ``x``.
+
+        Parameters
+        ----------
+        x
+            ``(sets, positions, channels)``.
+        tokens
+            ``(groups, tokens, embedding)``; ``sets`` is a multiple of ``groups``, and consecutive
+            sets share the tokens of their group.
+        place
+            ``(positions, channels)`` added to the normalised input to tell positions apart.
+        """
+        normalised = self.norm(x)
+        if place is not None:
+            normalised = normalised + place
+        query, key, value = self._heads(self.query_key_value(normalised), 3)
+        token_key, token_value = self._heads(self.token_key_value(tokens), 2)
+        repeats = len(x) // len(tokens)
+        key = torch.cat([key, token_key.repeat_interleave(repeats, 0)], dim=2)
+        value = torch.cat([value, token_value.repeat_interleave(repeats, 0)], dim=2)
+        query, key = _normalise(query, self.scale_query), _normalise(key, self.scale_key)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor, parts: int) -> list[Tensor]:
+        """Split ``(sets, positions, parts * channels)`` into ``(sets, heads, positions, head)``."""
+        split = x.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return list(split.unbind(0))
+
+
+class Block(nn.Module):
+    """Residual block, then attention over the pixels of a frame and over the frames of a pixel."""
+
+    def __init__(
+        self, channels_in: int, channels: int, embedding: int, head: int, spatial: bool, frames: int
+    ) -> None:
+        super().__init__()
+        self.frames = frames
+        self.residual = ResidualBlock(channels_in, channels, embedding)
+        self.spatial = Attention(channels, embedding, head) if spatial else None
+        self.temporal = Attention(channels, embedding, head) if frames > 1 else None
+        self.place = nn.Parameter(0.02 * torch.randn(frames, channels)) if frames > 1 else None
+
+    def forward(
+        self, x: Tensor, embedding: Tensor, own_tokens: Tensor, all_tokens: Tensor
+    ) -> Tensor:
+        x = self.residual(x, embedding)
+        height, width = x.shape[-2:]
+        if self.spatial is not None:
+            pixels = x.flatten(2).transpose(1, 2)
+            pixels = pixels + self.spatial(pixels, own_tokens)
+            x = pixels.transpose(1, 2).unflatten(2, (height, width))
+        if self.temporal is not None:
+            steps = x.unflatten(0, (-1, self.frames)).permute(0, 3, 4, 1, 2).flatten(0, 2)
+            steps = steps + self.temporal(steps, all_tokens, self.place)
+            x = steps.unflatten(0, (-1, height, width)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+class Network(nn.Module):
+    """Map a noisy state, its noise level and a stress curve to a state of the same shape.
+
+    Parameters
+    ----------
+    layout
+        Channels of a state.
+    steps
+        Number of stress tokens (strain steps of the curve).
+    channels, depths
+        Width and number of blocks of each level, the finest first; a level halves the resolution.
+    patch
+        Side of the pixel patches that the first convolution sees as one position.
+    embedding
+        Width of tokens and of the noise embedding.
+    head
+        Width of an attention head.
+    spatial_size
+        Attention over pixels where the resolution is at most this.
+    per_frame
+        Whether a frame is shown its own strain step's token (needs as many frames as steps); else
+        every frame is shown the whole curve, as in the paper's ablation S7.
+    size
+        Pixels along each side of the cell.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        steps: int = 11,
+        channels: Sequence[int] = (128, 256, 384),
+        depths: Sequence[int] = (1, 2, 2),
+        patch: int = 2,
+        embedding: int = 512,
+        head: int = 64,
+        spatial_size: int = 24,
+        per_frame: bool = True,
+        size: int = 96,
+    ) -> None:
+        super().__init__()
+        if per_frame and layout.frames != steps:
+            raise ValueError("tokens per frame need as many frames as strain steps")
+        self.layout = layout
+        self.patch = patch
+        self.per_frame = per_frame
+        self.register_buffer("position", position_features(size), persistent=False)
+
+        self.register_buffer("frequencies", _frequencies(embedding // 2), persistent=False)
+        self.noise = nn.Sequential(
+            nn.Linear(embedding // 2 * 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.stress = nn.Sequential(
+            nn.Linear(2, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.unknown = nn.Parameter(torch.randn(embedding))
+        self.step = nn.Parameter(0.2 * torch.randn(steps, embedding))
+        self.curve = nn.Linear(embedding, embedding)
+
+        frame_channels = layout.static + layout.fields
+        pixels = patch**2
+        self.stem = Convolution((frame_channels + len(self.position)) * pixels, channels[0])
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.coarsen, self.refine = nn.ModuleList(), nn.ModuleList()
+        for level, (width, depth) in enumerate(zip(channels, depths, strict=True)):
+            options = {
+                "embedding": embedding,
+                "head": head,
+                "spatial": size // patch // 2**level <= spatial_size,
+                "frames": layout.frames,
+            }
+            self.down.append(nn.ModuleList(Block(width, width, **options) for _ in range(depth)))
+            self.up.append(nn.ModuleList(Block(2 * width, width, **options) for _ in range(depth)))
+            if level + 1 < len(channels):
+                self.coarsen.append(nn.Conv2d(width, channels[level + 1], 2, stride=2))
+                self.refine.append(nn.Conv2d(channels[level + 1], 4 * width, 1))
+        self.norm = _norm(channels[0])
+        self.head = Convolution(channels[0], frame_channels * pixels, zero=True)
+
+    def tokens(self, stress: Tensor, known: Tensor) -> Tensor:
+        """Return the stress tokens ``(batch, steps, embedding)``.
+
+        Parameters
+        ----------
+        stress
+            ``(batch, steps)`` stress, in units of its own root mean square over the training set.
+        known
+            ``(batch, steps)`` bool; where false the stress is not looked at. A curve that is
+            unknown everywhere is the null condition of classifier-free guidance.
+        """
+        # Curves differ by factors of a hundred: the logarithmic feature resolves soft ones.
+        features = torch.stack([stress, torch.asinh(30 * stress) / 4], dim=-1)
+        embedded = self.stress(features.masked_fill(~known[..., None], 0))
+        return torch.where(known[..., None], embedded, self.unknown) + self.step
+
+    def forward(self, x: Tensor, noise: Tensor, stress: Tensor, known: Tensor) -> Tensor:
+        """Return a state of the shape of ``x``.
+
+        Parameters
+        ----------
+        x
+            ``(batch, layout.channels, size, size)``.
+        noise
+            ``(batch,)`` noise level in the form that the preconditioning gives.
+        stress, known
+            See :meth:`tokens`.
+        """
+        batch, frames = len(x), self.layout.frames
+        tokens = self.tokens(stress, known)
+        angles = noise[:, None] * self.frequencies
+        embedding = self.noise(torch.cat([angles.cos(), angles.sin()], dim=1))
+        embedding = (embedding + self.curve(tokens.mean(dim=1)))[:, None]
+        if self.per_frame:
+            embedding = embedding + tokens
+            own_tokens = tokens.flatten(0, 1)[:, None]
+        else:
+            embedding = embedding.expand(-1, frames, -1)
+            own_tokens = tokens.repeat_interleave(frames, 0)
+        embedding = F.silu(embedding).flatten(0, 1)
+
+        static, fields = self.layout.split(x)
+        static = static[:, None].expand(-1, frames, -1, -1, -1)
+        position = self.position.expand(batch, frames, -1, -1, -1)
+        y = torch.cat([static, fields, position.to(x.dtype)], dim=2).flatten(0, 1)
+        y = F.pixel_unshuffle(y, self.patch).contiguous(memory_format=torch.channels_last)
+        y = self.stem(y)
+
+        skips = []
+        for level, blocks in enumerate(self.down):
+            for block in blocks:
+                y = block(y, embedding, own_tokens, tokens)
+                skips.append(y)
+            if level < len(self.coarsen):
+                y = self.coarsen[level](y)
+        for level in reversed(range(len(self.up))):
+            if level < len(self.refine):
+                y = F.pixel_shuffle(self.refine[level](y), 2)
+            for block in self.up[level]:
+                y = block(torch.cat([y, skips.pop()], dim=1), embedding, own_tokens, tokens)
+
+        y = F.pixel_shuffle(self.head(F.silu(self.norm(y))), self.patch)
+        y = y.unflatten(0, (batch, frames))
+        static, fields = y.split([self.layout.static, self.layout.fields], dim=2)
+        return self.layout.join(static.mean(dim=1), fields)
+
+
+def position_features(size: int) -> Tensor:
+    """Return cos(4 pi x), sin(4 pi x), y in [-1, 1] at the pixel centres, ``(3, size, size)``."""
+    half = torch.arange(size // 2, dtype=torch.float64).add(0.5) / size
+    x = torch.cat([half, half])
+    y = torch.arange(size, dtype=torch.float64).add(0.5) / size
+    rows = torch.stack([torch.cos(4 * math.pi * x), torch.sin(4 * math.pi * x)])
+    periodic = rows[:, None, :].expand(2, size, size)
+    return torch.cat([periodic, (1 - 2 * y)[None, :, None].expand(1, size, size)]).float()
+
+
+def _normalise(x: Tensor, scale: Tensor) -> Tensor:
+    """Divide by the root mean square over the last axis, then scale."""
+    return F.rms_norm(x, x.shape[-1:]) * scale.to(x.dtype)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+def _frequencies(count: int) -> Tensor:
+    """Angular frequencies of the noise features: ln(sigma)/4 spans about [-1.2, 1.2]."""
+    return torch.logspace(math.log10(0.5), math.log10(60.0), count)

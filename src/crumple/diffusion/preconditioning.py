@@ -1,0 +1,83 @@
+"""Preconditioning and loss of the denoiser (Karras et al. 2022, arXiv:2206.00364).
+
+A state is scaled so that each of its channels has root mean square ``SIGMA_DATA``; noise of
+standard deviation sigma is added to it, and the denoiser D estimates the clean state.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from crumple.diffusion.network import Network
+
+SIGMA_DATA = 0.5
+
+
+def coefficients(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return c_skip, c_out, c_in and c_noise at the noise levels ``sigma`` (their table 1)."""
+    variance = sigma**2 + SIGMA_DATA**2
+    return (
+        SIGMA_DATA**2 / variance,
+        sigma * SIGMA_DATA / variance.sqrt(),
+        1 / variance.sqrt(),
+        sigma.log() / 4,
+    )
+
+
+class Denoiser(nn.Module):
+    """D(x; sigma, curve) = c_skip x + c_out F(c_in x, c_noise, curve) (their eq. 7)."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, sigma: Tensor, stress: Tensor, known: Tensor) -> Tensor:
+        """Estimate the clean state.
+
+        Parameters
+        ----------
+        x
+            ``(batch, channels, h, w)`` noisy state.
+        sigma
+            ``(batch,)`` its noise level.
+        stress, known
+            ``(batch, steps)``, see :meth:`crumple.diffusion.network.Network.tokens`.
+        """
+        skip, out, scale, noise = coefficients(sigma)
+        skip, out, scale = (c[:, None, None, None] for c in (skip, out, scale))
+        return skip * x + out * self.network(scale * x, noise, stress, known).to(x.dtype)
+
+
+def denoising_loss(
+    denoiser: nn.Module,
+    x: Tensor,
+    noise: Tensor,
+    sigma: Tensor,
+    stress: Tensor,
+    known: Tensor,
+    channel_weights: Tensor,
+) -> Tensor:
+    """Return the loss of each sample, ``(batch,)`` (their eq. 2 and table 1).
+
+    The weight (sigma^2 + sigma_data^2) / (sigma sigma_data)^2 makes the loss of an untrained
+    network 1 at every noise level.
+
+    Parameters
+    ----------
+    denoiser
+        A :class:`Denoiser`, or a wrapper of one that is called alike.
+    x
+        ``(batch, channels, h, w)`` clean state.
+    noise
+        Of the shape of ``x``, standard normal.
+    sigma
+        ``(batch,)`` noise level.
+    stress, known
+        ``(batch, steps)`` condition.
+    channel_weights
+        ``(channels,)``, see :meth:`crumple.diffusion.network.Layout.weights`.
+    """
+    denoised = denoiser(x + sigma[:, None, None, None] * noise, sigma, stress, known)
+    per_channel = (denoised - x).square().mean(dim=(2, 3))
+    weight = (sigma**2 + SIGMA_DATA**2) / (sigma * SIGMA_DATA) ** 2
+    return weight * (per_channel @ channel_weights)

@@ -23,14 +23,13 @@ rule extract:
     message:
         "take the best candidates as designs: shard {wildcards.shard}"
     shell:
-        "learn extract --config {params.config:q} --generated {input}"
+        "learn extract --config {params.config:q} {input}"
         " --shard {wildcards.shard} --out {output} &> {log}"
 
 
 rule evaluate:
     input:
         dataset="<results>/data/dataset.json",
-        targets="<results>/targets.csv",
         generated="<results>/generated.zarr",
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
         shards=expand("<results>/verified/shards/{shard}.zarr", shard=VERIFIED),
@@ -45,13 +44,11 @@ rule evaluate:
     resources:
         mem_mb=memory(2000),
         runtime=30,
-    params:
-        config=science("seed", "evaluation"),
     message:
         "compare target, prediction and finite elements"
     shell:
-        "learn evaluate --config {params.config:q} --dataset {input.dataset}"
-        " --targets {input.targets} --generated {input.generated}"
+        "learn evaluate --dataset {input.dataset}"
+        " --generated {input.generated}"
         " --designs {input.designs} --shards {input.shards} --out {output} &> {log}"
 
 
@@ -59,7 +56,6 @@ rule report:
     input:
         dataset="<results>/data/dataset.json",
         model="<results>/model",
-        targets="<results>/targets.csv",
         generated="<results>/generated.zarr",
         evaluation="<results>/evaluation",
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
@@ -75,12 +71,10 @@ rule report:
     resources:
         mem_mb=memory(2000),
         runtime=30,
-    params:
-        config=science("seed", "evaluation"),
     message:
         "write the report: {output}"
     shell:
-        "learn report --config {params.config:q} --dataset {input.dataset}"
-        " --model {input.model} --targets {input.targets} --generated {input.generated}"
+        "learn report --dataset {input.dataset}"
+        " --model {input.model} --generated {input.generated}"
         " --evaluation {input.evaluation} --designs {input.designs} --shards {input.shards}"
         " --out {output} &> {log}"

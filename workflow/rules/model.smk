@@ -26,10 +26,9 @@ rule train:
 
 rule targets:
     input:
-        dataset="<results>/data/dataset.json",
-        curves=CONFIG.evaluation.targets,
+        "<results>/data/dataset.json",
     output:
-        "<results>/targets.csv",
+        "<results>/held_out.csv",
     log:
         "<logs>/targets.log",
     benchmark:
@@ -40,17 +39,17 @@ rule targets:
         mem_mb=memory(1000),
         runtime=5,
     params:
-        config=science("seed", "evaluation"),
+        config=science("evaluation"),
     message:
-        "collect the target curves"
+        "take held-out responses as target curves"
     shell:
-        "learn targets --config {params.config:q} --dataset {input.dataset} --out {output} &> {log}"
+        "learn targets --config {params.config:q} --dataset {input} --out {output} &> {log}"
 
 
 rule generate:
     input:
         model="<results>/model",
-        targets="<results>/targets.csv",
+        targets=[CONFIG.evaluation.targets, "<results>/held_out.csv"],
     output:
         directory("<results>/generated.zarr"),
     log:

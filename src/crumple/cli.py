@@ -132,7 +132,80 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate(args.generated, args.dataset, args.designs, args.shards, args.out)
 
 
-COMMANDS = (_add_config, _add_targets, _add_extract, _add_evaluate)
+def _add_rasterise(commands) -> None:
+    parser = _stage(commands, "rasterise", "turn simulations into pixel fields", _rasterise)
+    parser.add_argument("--designs", type=Path, required=True, help="designs of the shard (npz)")
+    parser.add_argument("--simulations", type=Path, required=True, help="their simulations")
+
+
+def _rasterise(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.fields import rasterise
+
+    eulerian = load_config(args.config).fields.eulerian
+    rasterise(args.designs, args.simulations, args.out, eulerian)
+
+
+def _add_index(commands) -> None:
+    help = "check and describe the shards that make a data set, and split it"
+    parser = _stage(commands, "index", help, _index)
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="shards (zarr)")
+
+
+def _index(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.dataset import write_manifest
+
+    write_manifest(args.shards, load_config(args.config), args.out)
+
+
+def _add_inspect(commands) -> None:
+    help = "print what a data set holds, check its files and draw a contact sheet"
+    parser = commands.add_parser("inspect", help=help, description=help)
+    parser.add_argument("dataset", type=Path, help="dataset.json")
+    parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="contact sheet to draw")
+    parser.set_defaults(handler=_inspect)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from crumple.inspection import inspect
+
+    inspect(args.dataset, args.sheet)
+
+
+def _add_train(commands) -> None:
+    parser = _stage(commands, "train", "train the diffusion model", _train)
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset.json")
+    _add_processes(parser)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="processes on this machine; by default one per GPU, and one without a GPU",
+    )
+
+
+def _train(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.diffusion.launch import run
+    from crumple.diffusion.training import train
+
+    run(args.processes, lambda: train(load_config(args.config), args.dataset, args.out))
+
+
+COMMANDS = (
+    _add_config,
+    _add_train,
+    _add_rasterise,
+    _add_index,
+    _add_inspect,
+    _add_targets,
+    _add_extract,
+    _add_evaluate,
+)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ then the fields of every frame. Scaling and symmetries are applied when a batch 
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import zarr
 from torch import Tensor
 
-from crumple.atomic import atomic_path
+from crumple.atomic import atomic_path, save_text
 from crumple.config import Model
+from crumple.dataset import Dataset, pixel_height
 from crumple.diffusion.network import Layout
 from crumple.diffusion.preconditioning import SIGMA_DATA
 from crumple.errors import UserError
@@ -68,6 +68,15 @@ class Normalisation:
     curve_strain: tuple[float, ...]
     stress_rms: tuple[float, ...]
 
+    @classmethod
+    def from_json(cls, text: str) -> Normalisation:
+        """Read what :meth:`to_json` wrote."""
+        return cls(**{name: _tuples(value) for name, value in json.loads(text).items()})
+
+    def to_json(self) -> str:
+        """Return all constants as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
     @property
     def layout(self) -> Layout:
         """Channels of a state."""
@@ -96,6 +105,10 @@ class Normalisation:
     def encode_curve(self, stress: Tensor) -> Tensor:
         """Scale effective stress ``(batch, steps)`` in MPa."""
         return stress / torch.tensor(self.stress_rms, device=stress.device)
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def transform(state: Tensor, element: int, fields: Sequence[str], static: int) -> Tensor:
@@ -177,142 +190,96 @@ class Samples:
         return states.mul_(self.scale), self.stress[list(rows)]
 
 
-@dataclass(frozen=True)
-class Source:
-    """What one run reads of a data set: manifest, split and channels."""
-
-    manifest_path: Path
-    manifest: dict
-    model: Model
-
-    @classmethod
-    def open(cls, manifest_path: Path, model: Model) -> Source:
-        """Read the manifest; a :class:`UserError` says why it can't be trained on."""
-        try:
-            manifest = json.loads(manifest_path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read the data set {manifest_path}: {error}") from error
-        if not isinstance(manifest, dict) or manifest.get("format") != "crumple-dataset":
-            raise UserError(f"{manifest_path} is not the manifest of a crumple data set")
-        if not manifest["split"]["train"]:
-            raise UserError(f"{manifest_path} has no training designs: simulate more")
-        return cls(manifest_path, manifest, model)
-
-    @property
-    def members(self) -> list[tuple[int, int]]:
-        """Shard and row of every sample: the training split, then the validation split."""
-        split = self.manifest["split"]
-        return [tuple(member) for part in ("train", "validation") for member in split[part]]
-
-    @property
-    def frame_rows(self) -> list[int]:
-        """Which of the stored frames are generated."""
-        count = len(self.manifest["frame_strain"])
-        return list(range(count)) if self.model.frames == "all" else [count - 1]
-
-    def key(self) -> str:
-        """Return a checksum over everything that the cache depends on."""
-        content = [self.manifest["shards"], self.manifest["split"], self.model.reference_frame]
-        content += [self.model.mask, self.model.fields, self.frame_rows]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    def open_shards(self) -> list[zarr.Group]:
-        """Open every shard for reading."""
-        folder = self.manifest_path.parent
-        return [
-            zarr.open_group(folder / shard["path"], mode="r") for shard in self.manifest["shards"]
-        ]
-
-    def read(self, shard: zarr.Group, row: int) -> np.ndarray:
-        """Read one sample in physical units, ``(channels, 96, 96)`` float16."""
-        channels = []
-        if self.model.mask:
-            channels.append(shard["solid"][row][None].astype(np.float16))
-        if self.model.fields:
-            name, stored = STORED[self.model.reference_frame]
-            if name not in shard:
-                raise UserError(
-                    f"{self.manifest_path} has no fields in the {self.model.reference_frame} frame"
-                )
-            frames = shard[name][row][self.frame_rows]
-            fields = [self._field(frames, stored, field) for field in self.model.fields]
-            fields = np.stack(fields, axis=1)
-            if self.model.reference_frame == "lagrangian":
-                fields = np.where(shard["solid"][row] > 0, fields, 0)
-            channels.append(fields.astype(np.float16).reshape(-1, SIZE, SIZE))
-        return np.concatenate(channels)
-
-    def _field(self, frames: np.ndarray, stored: tuple[str, ...], field: str) -> np.ndarray:
-        if field != "w2":
-            return frames[:, stored.index(field)]
-        strain = np.array(self.manifest["frame_strain"], np.float32)[self.frame_rows]
-        y = 1 - (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
-        return frames[:, stored.index("u2")] + strain[:, None, None] * y[:, None]
-
-    def stress(self) -> np.ndarray:
-        """Read the effective stress of every sample, ``(n, steps)`` MPa."""
-        stress = [shard["frame_stress"][:] for shard in self.open_shards()]
-        return np.array([stress[shard][row] for shard, row in self.members], np.float32)
+def frame_rows(dataset: Dataset, model: Model) -> list[int]:
+    """Return which of the stored frames are generated."""
+    count = len(dataset.manifest["frame_strain"])
+    return list(range(count)) if model.frames == "all" else [count - 1]
 
 
-def build_cache(source: Source, cache: Path) -> None:
-    """Write every sample to one ``.npy`` file that can be mapped; nothing to do where it exists.
+def read_sample(dataset: Dataset, model: Model, place: Sequence[int]) -> np.ndarray:
+    """Read one sample in physical units, ``(channels, 96, 96)`` float16.
 
     Parameters
     ----------
-    source
-        What to read.
+    dataset
+        Where from.
+    model
+        Which channels.
+    place
+        Shard and row.
+    """
+    shard, row = dataset.shard(int(place[0])), int(place[1])
+    solid = shard["solid"][row]
+    channels = [solid[None].astype(np.float16)] if model.mask else []
+    if model.fields:
+        name, stored = STORED[model.reference_frame]
+        if name not in shard:
+            raise UserError(
+                f"the data set in {dataset.folder} has no fields in the {model.reference_frame} "
+                "frame: rasterise it with fields.eulerian"
+            )
+        rows = frame_rows(dataset, model)
+        frames = shard[name][row][rows]
+        strain = np.array(dataset.manifest["frame_strain"], np.float32)[rows, None, None]
+        fields = []
+        for field in model.fields:
+            if field == "w2":
+                w2 = frames[:, stored.index("u2")] + strain * pixel_height().astype(np.float32)
+                fields.append(np.where(solid > 0, w2, 0))
+            else:
+                fields.append(frames[:, stored.index(field)])
+        channels.append(np.stack(fields, axis=1).reshape(-1, SIZE, SIZE).astype(np.float16))
+    return np.concatenate(channels)
+
+
+def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
+    """Write all samples to one file that can be mapped, and their scaling.
+
+    Parameters
+    ----------
+    dataset
+        Where from; the training split goes first, then the validation split.
+    model
+        Which channels.
     cache
-        File to write, atomically, with its key in ``<cache>.key``.
+        Folder that gets ``samples.npy``, ``stress.npy`` and ``normalisation.json``. What is
+        there already is taken as it is.
     """
-    key = cache.with_suffix(".key")
-    if cache.exists() and key.exists() and key.read_text() == source.key():
+    if (cache / "normalisation.json").exists():
         return
-    key.unlink(missing_ok=True)
-    shards, members = source.open_shards(), source.members
-    shape = (len(members), *source.read(shards[members[0][0]], members[0][1]).shape)
+    cache.mkdir(parents=True, exist_ok=True)
+    places = np.concatenate([dataset.split["train"], dataset.split["validation"]])
+    training = len(dataset.split["train"])
+    shape = (len(places), *read_sample(dataset, model, places[0]).shape)
+    square = np.zeros(shape[1])
+    with atomic_path(cache / "samples.npy") as temporary, ThreadPoolExecutor(4) as pool:
+        samples = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+        reads = pool.map(lambda place: read_sample(dataset, model, place), places)
+        for row, sample in enumerate(progress(reads, len(places), "cache", "sample")):
+            samples[row] = sample
+            if row < training:
+                square += np.square(sample, dtype=np.float32).mean(axis=(1, 2)) / training
+        samples.flush()
+    stress = dataset.read("frame_stress", places).astype(np.float32)
+    with atomic_path(cache / "stress.npy") as temporary:
+        np.save(temporary, stress)
 
-    with atomic_path(cache) as temporary, ThreadPoolExecutor(4) as pool:
-        array = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-        reads = pool.map(lambda member: source.read(shards[member[0]], member[1]), members)
-        for row, sample in enumerate(progress(reads, len(members), "cache", "sample")):
-            array[row] = sample
-        array.flush()
-    key.write_text(source.key())
-
-
-def normalisation(source: Source, physical: np.ndarray, stress: np.ndarray) -> Normalisation:
-    """Compute the scaling from the training split.
-
-    Parameters
-    ----------
-    source
-        Where the samples come from.
-    physical
-        ``(n, channels, 96, 96)`` all samples, the training split first.
-    stress
-        ``(n, steps)`` effective stress, MPa.
-    """
-    model, manifest = source.model, source.manifest
-    count = len(manifest["split"]["train"])
-    strain = manifest["frame_strain"]
-    static, fields = int(model.mask), len(model.fields)
-    mean_square = np.zeros(physical.shape[1] - static)
-    for sample in physical[:count]:
-        mean_square += np.square(sample[static:], dtype=np.float32).mean(axis=(1, 2)) / count
-    rms = np.sqrt(mean_square).reshape(-1, fields) if fields else np.zeros((1, 0))
-    return Normalisation(
+    strain = dataset.manifest["frame_strain"]
+    rows = frame_rows(dataset, model)
+    rms = np.sqrt(square[int(model.mask) :]).reshape(len(rows) if model.fields else 0, -1)
+    constants = Normalisation(
         reference_frame=model.reference_frame,
         mask=model.mask,
         fields=tuple(model.fields),
-        frame_strain=tuple(strain[row] for row in source.frame_rows),
-        rms=tuple(tuple(float(value) for value in frame) for frame in rms),
+        frame_strain=tuple(strain[row] for row in rows),
+        rms=tuple(map(tuple, rms.tolist())),
         curve_strain=tuple(strain),
-        stress_rms=tuple(np.sqrt(np.square(stress[:count]).mean(axis=0)).tolist()),
+        stress_rms=tuple(np.sqrt(np.square(stress[:training]).mean(axis=0)).tolist()),
     )
+    save_text(cache / "normalisation.json", constants.to_json())
 
 
-def load_samples(source: Source, cache: Path, device: torch.device) -> tuple[Samples, Samples]:
+def load_samples(cache: Path, training: int, device: torch.device) -> tuple[Samples, Samples]:
     """Open the cache as training and validation samples.
 
     On an accelerator the samples are held in its memory where they take at most half of what is
@@ -321,22 +288,19 @@ def load_samples(source: Source, cache: Path, device: torch.device) -> tuple[Sam
 
     Parameters
     ----------
-    source
-        Where the samples come from.
     cache
-        File of :func:`build_cache`.
+        Folder of :func:`build_cache`.
+    training
+        Number of samples of the training split.
     device
         Where training runs.
     """
-    mapped = np.load(cache, mmap_mode="c")
-    stress = source.stress()
-    constants = normalisation(source, mapped, stress)
-    physical = torch.from_numpy(mapped)
-    if device.type == "cuda" and 2 * mapped.nbytes < torch.cuda.mem_get_info(device)[0]:
+    constants = Normalisation.from_json((cache / "normalisation.json").read_text())
+    physical = torch.from_numpy(np.load(cache / "samples.npy", mmap_mode="c"))
+    if device.type == "cuda" and 2 * physical.nbytes < torch.cuda.mem_get_info(device)[0]:
         physical = physical.to(device)
-    count = len(source.manifest["split"]["train"])
-    stress = torch.from_numpy(stress).to(physical.device)
+    stress = torch.from_numpy(np.load(cache / "stress.npy")).to(physical.device)
     return (
-        Samples(physical[:count], stress[:count], constants),
-        Samples(physical[count:], stress[count:], constants),
+        Samples(physical[:training], stress[:training], constants),
+        Samples(physical[training:], stress[training:], constants),
     )

@@ -7,7 +7,6 @@ of its channels.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,9 +79,7 @@ def save_model(
         "training": training,
     }
     save_text(folder / "config.json", json.dumps(config, indent=2))
-    save_text(
-        folder / "normalisation.json", json.dumps(dataclasses.asdict(normalisation), indent=2)
-    )
+    save_text(folder / "normalisation.json", normalisation.to_json())
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> TrainedModel:
@@ -103,18 +100,13 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
     folder = Path(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
-        constants = json.loads((folder / "normalisation.json").read_text())
+        normalisation = Normalisation.from_json((folder / "normalisation.json").read_text())
         weights = load_file(folder / "model.safetensors", device=str(device))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} is not a trained model: {error}") from error
     if config.get("format") != "crumple-model" or config.get("version") != 1:
         raise UserError(f"{folder} is not a model that this version of crumple can read")
     settings = Model.model_validate(config["model"])
-    normalisation = Normalisation(**{name: _tuples(value) for name, value in constants.items()})
     network = build_network(settings, normalisation).to(device)
     network.load_state_dict(weights)
     return TrainedModel(Denoiser(network).eval(), normalisation, settings)
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -128,6 +128,14 @@ class Loading(Section):
     )
 
 
+class Fields(Section):
+    """Pixel fields of the simulations."""
+
+    eulerian: bool = Field(
+        False, description="also store fields on the deformed cell, for models that learn those"
+    )
+
+
 class Dataset(Section):
     """Split of the data set."""
 
@@ -254,6 +262,7 @@ class Config(Section):
     material: Material = Material()
     contact: Contact = Contact()
     loading: Loading = Loading()
+    fields: Fields = Fields()
     dataset: Dataset = Dataset()
     model: Model = Model()
     training: Training = Training()

@@ -57,8 +57,8 @@ def write_shard(out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapp
     out
         Folder ``*.zarr``; what it held before is replaced.
     arrays
-        By name. ``frames`` (n, F, 4, 96, 96) and ``solid`` (n, 96, 96) get one chunk per design,
-        every other array one chunk.
+        By name. ``frames`` and ``eulerian`` (n, F, C, 96, 96) and ``solid`` (n, 96, 96) get one
+        chunk per design, every other array one chunk.
     attributes
         Anything that JSON can hold, added to format, units and versions.
     """
@@ -69,7 +69,7 @@ def write_shard(out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapp
             one_design = (1, *values.shape[1:])
             layout = (
                 {"chunks": one_design, "shards": values.shape}  # all chunks in one file
-                if name in ("frames", "solid")
+                if name in ("frames", "eulerian", "solid")
                 else {"chunks": values.shape}
             )
             dtype = str if values.dtype.kind in "UT" else values.dtype

@@ -13,7 +13,9 @@ mesh, and the frames agree with the platen reaction (benchmarks/fields.py compar
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
@@ -22,8 +24,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-PIXELS = 96
-CHANNELS = ("u1", "u2", "s22", "mises")
+from crumple.dataset import CHANNELS, ENERGY_GATE, PIXELS, channel_statistics, write_shard
+from crumple.designs import mirror
+from crumple.errors import UserError
+from crumple.fem.compression import CURVE_STRAIN, FRAME_STRAIN
+from crumple.progress import progress
+
+EULERIAN_CHANNELS = ("solid", "s22", "mises")
 SUBSAMPLES = 5  # per pixel and direction; odd, so that one of them is the pixel centre
 ROW_PREFERENCE = 3.0  # a pixel in another row counts as this much farther away
 CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of the reference cell, in node order
@@ -279,3 +286,114 @@ def eulerian_frame(
     count = inside.reshape(blocks).sum(axis=(1, 3))
     field = sampled.reshape(blocks).sum(axis=(1, 3)) / np.maximum(count, 1)
     return field.astype(np.float32), (count / SUBSAMPLES**2).astype(np.float32)
+
+
+def eulerian_frames(simulation: Mapping[str, NDArray]) -> NDArray[np.float32]:
+    """Return solid part, s22 and von Mises stress (F, 3, 96, 96) on the deformed cell."""
+    frames = []
+    for u, cauchy in zip(simulation["u"], simulation["cauchy"], strict=True):
+        mesh = simulation["nodes"], simulation["cells"], u
+        s22, solid = eulerian_frame(*mesh, cauchy[..., 1])
+        mises, _ = eulerian_frame(*mesh, von_mises(cauchy))
+        frames.append([solid, s22, mises])
+    return np.array(frames, np.float32)
+
+
+# --- stage -------------------------------------------------------------------------------------
+
+
+def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> None:
+    """Turn the simulations of one shard of designs into a shard of the data set.
+
+    Parameters
+    ----------
+    designs
+        npz file of the designs: ``index``, ``quarter`` and facts about how they were found.
+    simulations
+        Folder with one ``{index:06d}.npz`` per design.
+    out
+        Shard to write; see :mod:`crumple.dataset`.
+    eulerian
+        Also store ``eulerian`` (n, F, 3, 96, 96), fields on the deformed cell.
+
+    Raises
+    ------
+    UserError
+        When a file is missing or unreadable.
+    """
+    known = read_npz(designs)
+    index = known["index"].tolist()
+    count, steps = len(index), len(FRAME_STRAIN)
+    arrays = {name: known[name] for name in known if name not in ("status", "frames", "solid")}
+    arrays |= {
+        "frames": np.zeros((count, steps, len(CHANNELS), PIXELS, PIXELS), np.float16),
+        "solid": np.array([mirror(quarter) for quarter in known["quarter"]]),
+        "curve_strain": CURVE_STRAIN,
+        "curve_stress": np.full((count, len(CURVE_STRAIN)), np.nan, np.float32),
+        "frame_strain": FRAME_STRAIN,
+        "frame_stress": np.full((count, steps), np.nan, np.float32),
+        "virial_stress": np.full((count, steps), np.nan, np.float32),
+        "channel_statistics": np.zeros((count, 3, steps, 4)),
+        "energy_gate": np.zeros(count, bool),
+    }
+    if eulerian:
+        arrays["eulerian"] = np.zeros((count, steps, 3, PIXELS, PIXELS), np.float16)
+    status = []
+    for row, number in enumerate(progress(index, count, f"rasterise {out.stem}")):
+        simulation = read_npz(simulations / f"{number:06d}.npz")
+        status.append(str(simulation["status"]))
+        for name, value in quality_figures(simulation).items():
+            arrays.setdefault(name, np.full(count, np.nan, np.float32))[row] = value
+        if status[-1] != "ok":
+            continue
+        solid = arrays["solid"][row]
+        pixels = pixel_map(simulation["nodes"], simulation["cells"], solid)
+        arrays["frames"][row] = lagrangian_frames(simulation, pixels)
+        arrays["curve_stress"][row] = simulation["curve_stress"]
+        arrays["frame_stress"][row] = simulation["frame_stress"]
+        arrays["virial_stress"][row] = virial_stress(simulation, pixels)
+        arrays["channel_statistics"][row] = channel_statistics(
+            arrays["frames"][row], pixels.solid, FRAME_STRAIN
+        )
+        ratios = arrays["kinetic_ratio"][row], arrays["barrier_ratio"][row]
+        arrays["energy_gate"][row] = max(ratios) <= ENERGY_GATE
+        if eulerian:
+            arrays["eulerian"][row] = eulerian_frames(simulation)
+    arrays["status"] = np.array(status)
+    write_shard(out, arrays, {"eulerian_channels": EULERIAN_CHANNELS} if eulerian else {})
+
+
+def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
+    """Return every number that a simulation file records, and its energy ratios.
+
+    The ratios are the largest ones over the load steps of kinetic energy and of the contact
+    barrier's energy, the only artificial one, to the internal energy.
+    """
+    figures = {
+        name: float(value)
+        for name, value in simulation.items()
+        if value.ndim == 0 and value.dtype.kind in "iufb"
+    }
+    if "energies" in simulation:
+        energy = dict(
+            zip(simulation["energy_names"].tolist(), simulation["energies"].T, strict=True)
+        )
+        internal = (energy["elastic"] + energy["plastic"])[1:]
+        for name in ("kinetic", "barrier"):
+            figures[f"{name}_ratio"] = np.nanmax(energy[name][1:] / internal, initial=0.0)
+    return figures
+
+
+def read_npz(path: Path) -> dict[str, NDArray]:
+    """Read all arrays of an npz file.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged.
+    """
+    try:
+        with np.load(path) as file:
+            return dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"cannot read {path} ({error}): run the stage that makes it") from error

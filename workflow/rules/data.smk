@@ -81,7 +81,7 @@ rule rasterise:
         mem_mb=memory(1000),
         runtime=minutes_per_shard(seconds_per_design=3),
     params:
-        config=science("loading"),
+        config=science("fields"),
     message:
         "rasterise shard {wildcards.shard} of {wildcards.set}"
     shell:

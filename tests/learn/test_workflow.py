@@ -1,0 +1,171 @@
+"""What Snakemake runs again after a change, with stand-ins for the two interpreters.
+
+The stand-in only writes what ``--out`` (or ``--sheet``) names, so a whole run takes seconds and the
+rules' inputs, outputs and params are the real ones.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = Path(sys.executable).parent / "snakemake"
+STAND_IN = """#!/usr/bin/env bash
+set -eu
+echo "$3" >> "$(dirname "$0")/../../commands.txt"
+while [ $# -gt 1 ]; do
+  case $1 in --out | --sheet) out=$2 ;; esac
+  shift
+done
+case $out in
+  *.npz | *.json | *.csv | *.html | *.png) date +%N > "$out" ;;
+  *) mkdir -p "$out"; date +%N > "$out/content" ;;
+esac
+"""
+DATA = {"sample", "mesh", "simulate", "rasterise", "index", "inspect"}
+MODEL = {"train", "targets", "generate"}
+LOOP = {"extract", "mesh", "simulate", "rasterise", "evaluate", "report"}
+ALL = DATA | MODEL | LOOP
+
+
+def make_copy(folder: Path) -> Path:
+    """Copy the workflow to ``folder`` and put stand-ins for the interpreters beside it."""
+    shutil.copytree(ROOT / "workflow", folder / "workflow")
+    shutil.copytree(ROOT / "src/crumple", folder / "src/crumple")
+    shutil.copytree(ROOT / "envs", folder / "envs")
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    for environment in (".venv", ".venv-fe"):
+        python = folder / environment / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(STAND_IN)
+        python.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return a copy of the repository in which the toy run is complete."""
+    folder = make_copy(tmp_path_factory.mktemp("finished"))
+    snakemake(folder)
+    assert set((folder / "commands.txt").read_text().split()) == ALL
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """Return a fresh copy of the finished run, times of change included."""
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def snakemake(folder, *arguments, check=True):
+    command = [SNAKEMAKE, "--cores", "2", "--configfile", "workflow/presets/toy.yaml", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def planned(folder, *changes, targets=("all",)):
+    """Return the jobs per rule that a dry run plans after these changes of the configuration."""
+    changes = ["--config", *changes] if changes else []
+    output = snakemake(folder, "--dry-run", *changes, "--", *targets).stdout
+    if "Nothing to be done" in output:
+        return {}
+    table = output[output.index("Job stats") :].splitlines()[3:]
+    rows = [line.split() for line in table[: table.index("")]]
+    return {rule: int(count) for rule, count in rows if rule not in ("all", "total")}
+
+
+def test_running_again_does_nothing(run):
+    assert planned(run) == {}
+
+
+def test_simulations_are_not_kept(run):
+    assert not any((run / "results/toy").glob("*/simulations/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("seed=1", ALL),
+        ("designs={threshold_max: 0.5}", ALL),
+        ("mesh={element_size: 0.03}", ALL - {"sample"}),
+        ("contact={friction: 0.1}", ALL - {"sample"}),
+        ("material={damping: 0.0}", ALL - {"sample"}),
+        ("loading={platens: lubricated}", ALL - {"sample"}),
+        ("dataset={validation_fraction: 0.5}", {"index", "inspect"} | MODEL | LOOP),
+        ("training={learning_rate: 0.001}", {"train", "generate"} | LOOP),
+        ("generation={guidance: 3.0}", {"generate"} | LOOP),
+        ("evaluation={held_out: 2}", {"targets", "generate"} | LOOP),
+    ],
+)
+def test_a_change_runs_what_depends_on_it_and_nothing_else(run, change, expected):
+    assert set(planned(run, change)) == expected
+
+
+def test_friction_leaves_the_meshes_of_the_data_set_alone(run):
+    jobs = planned(run, "contact={friction: 0.1}")
+    data_shards = verified_shards = 2
+    assert jobs["mesh"] == verified_shards
+    assert jobs["simulate"] == data_shards + verified_shards
+
+
+def test_more_designs_add_shards_and_keep_the_full_ones(run):
+    jobs = planned(run, "designs={count: 12}")
+    assert jobs["sample"] == 1
+
+
+def test_the_name_of_the_run_starts_a_new_one(run):
+    assert set(planned(run, "run=other")) == ALL
+
+
+def test_another_place_of_the_interpreter_runs_nothing(run):
+    moved = run.rename(run.with_name("moved"))
+    assert planned(moved) == {}
+
+
+def test_a_single_result_can_be_asked_for(run):
+    shard = "results/toy/data/shards/0001.zarr"
+    shutil.rmtree(run / shard)
+    assert planned(run, targets=[shard]) == {"simulate": 1, "rasterise": 1}
+
+
+def test_a_wrong_setting_is_one_sentence(run):
+    done = snakemake(run, "--dry-run", "--config", "contact={friction: -1}", check=False)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "contact.friction" in line]
+    assert len(lines) == 1 and ">= 0 and <= 2" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_leaves_nothing_half_written_and_continues(tmp_path, stop):
+    folder = make_copy(tmp_path)
+    fem = folder / ".venv-fe/bin/python"
+    slow = STAND_IN.replace("set -eu\n", "set -eu\n[ $3 != mesh ] || sleep 60\n")
+    fem.write_text(slow)
+    process = subprocess.Popen(
+        [SNAKEMAKE, "--cores", "2", "--configfile", "workflow/presets/toy.yaml"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("results/toy/logs/mesh/data/*"))) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, stop)  # as a terminal and a batch system do
+    assert process.wait(60) != 0
+    assert not any(folder.glob("results/toy/data/meshes/*"))
+    fem.write_text(STAND_IN)
+    commands = folder / "commands.txt"
+    commands.unlink()
+    snakemake(folder)
+    assert "sample" not in commands.read_text().split()

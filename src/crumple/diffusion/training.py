@@ -237,7 +237,7 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
         "model": config.model.model_dump(mode="json"),
         "training": config.training.model_dump(mode="json", exclude=NOT_SCIENCE),
         "precision": precision,
-        "data": [manifest["split"], [shard["sha256"] for shard in manifest["shards"]]],
+        "data": [manifest["split"], manifest["shards"]],
     }
     main = accelerator.is_main_process
     partial = out.with_name(out.name + ".partial")

@@ -251,14 +251,15 @@ def virial_stress(simulation: Mapping[str, NDArray], pixels: PixelMap) -> NDArra
     on its two sides cancel.
     """
     F = deformation_gradient(simulation["nodes"], simulation["cells"], simulation["u"])
-    kirchhoff = np.linalg.det(F) * np.asarray(simulation["cauchy"], np.float64)[..., 1]
+    J = F[..., 0, 0] * F[..., 1, 1] - F[..., 0, 1] * F[..., 1, 0]
+    kirchhoff = J * np.asarray(simulation["cauchy"], np.float64)[..., 1]
     mean = (pixels.stress @ kirchhoff.reshape(len(F), -1).T).sum(axis=0) / PIXELS**2
     return -mean / (1 - np.asarray(simulation["frame_strain"]))
 
 
 def eulerian_frame(
     nodes: NDArray, cells: NDArray, u: NDArray, values: NDArray, n: int = PIXELS
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Draw one deformed state into the fixed unit cell.
 
     Parameters
@@ -268,35 +269,37 @@ def eulerian_frame(
     u
         (N, 2) displacements; what leaves the cell sideways comes in again on the other side.
     values
-        (M, 4) at the Gauss points.
+        (M, 4, k) at the Gauss points.
     n
         Pixels along a side.
 
     Returns
     -------
-    field, coverage
-        (n, n) the mean of ``values`` over the solid part of each pixel, 0 in the void, and the
-        solid part itself, between 0 and 1.
+    numpy.ndarray
+        (1 + k, n, n): the solid part of each pixel, between 0 and 1, and the mean of each value
+        over it, 0 in the void.
     """
     location = locate(nodes + u, cells, n * SUBSAMPLES)
-    gauss = QUADRANT[tuple((location.xi > 0).astype(int).transpose(2, 0, 1))]
-    inside = location.cell >= 0
-    sampled = np.where(inside, np.asarray(values)[location.cell, gauss], 0)
-    blocks = (n, SUBSAMPLES, n, SUBSAMPLES)
-    count = inside.reshape(blocks).sum(axis=(1, 3))
-    field = sampled.reshape(blocks).sum(axis=(1, 3)) / np.maximum(count, 1)
-    return field.astype(np.float32), (count / SUBSAMPLES**2).astype(np.float32)
+    row, column = np.nonzero(location.cell >= 0)
+    pixel = row // SUBSAMPLES * n + column // SUBSAMPLES
+    gauss = QUADRANT[tuple((location.xi[row, column] > 0).astype(int).T)]
+    sampled = np.asarray(values)[location.cell[row, column], gauss]
+    count = np.bincount(pixel, minlength=n * n)
+    images = [count / SUBSAMPLES**2]
+    for value in sampled.T:
+        images.append(np.bincount(pixel, value, n * n) / np.maximum(count, 1))
+    return np.array(images, np.float32).reshape(-1, n, n)
 
 
 def eulerian_frames(simulation: Mapping[str, NDArray]) -> NDArray[np.float32]:
     """Return solid part, s22 and von Mises stress (F, 3, 96, 96) on the deformed cell."""
-    frames = []
-    for u, cauchy in zip(simulation["u"], simulation["cauchy"], strict=True):
-        mesh = simulation["nodes"], simulation["cells"], u
-        s22, solid = eulerian_frame(*mesh, cauchy[..., 1])
-        mises, _ = eulerian_frame(*mesh, von_mises(cauchy))
-        frames.append([solid, s22, mises])
-    return np.array(frames, np.float32)
+    mesh = simulation["nodes"], simulation["cells"]
+    return np.array(
+        [
+            eulerian_frame(*mesh, u, np.stack([cauchy[..., 1], von_mises(cauchy)], axis=-1))
+            for u, cauchy in zip(simulation["u"], simulation["cauchy"], strict=True)
+        ]
+    )
 
 
 # --- stage -------------------------------------------------------------------------------------

@@ -1,0 +1,199 @@
+"""Pictures of designs, deformed states and data sets; matplotlib without a window system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from crumple.atomic import atomic_path
+
+INK, GREY, PALE, ACCENT = "#1d2a3a", "#7c8794", "#e9ecef", "#d1495b"
+STRESS_MAP = LinearSegmentedColormap.from_list(
+    "stress", ["#0b2545", "#1f5f8b", "#7fb7be", "#e6e0d0", "#f0a868", "#c1442e"]
+)
+STRESS_NORM = Normalize(-100, 66.7)  # MPa; puts 0 on the light tone
+LEVEL_MAP = LinearSegmentedColormap.from_list("level", ["#8ac6c0", "#2a7f9e", "#3b2f63"])
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "text.color": INK,
+}
+
+
+def deformed_pixels(solid: NDArray, u: NDArray) -> NDArray:
+    """Return the corners (k, 4, 2) of the solid pixels after displacement, in reading order.
+
+    A corner moves with the mean of the solid pixels around it, the cell being periodic in x, so
+    that neighbours stay joined.
+
+    Parameters
+    ----------
+    solid
+        (n, n), non-zero where solid.
+    u
+        (2, n, n) displacement of the pixel centres in cell sides.
+    """
+    n = len(solid)
+    solid = np.asarray(solid, bool)
+    total = np.zeros((2, n + 1, n + 1))
+    count = np.zeros((n + 1, n + 1))
+    moved = np.where(solid, np.asarray(u, np.float64), 0)
+    for di in (0, 1):
+        for dj in (0, 1):
+            rows, columns = slice(di, di + n), slice(dj, dj + n)
+            total[:, rows, columns] += moved
+            count[rows, columns] += solid
+    for seam in (total, count):
+        seam[..., 0] += seam[..., -1]
+        seam[..., -1] = seam[..., 0]
+    position = total / np.maximum(count, 1)
+    position[0] += np.arange(n + 1) / n
+    position[1] += 1 - np.arange(n + 1)[:, None] / n
+    i, j = np.nonzero(solid)
+    corners = [position[:, i + a, j + b] for a, b in ((1, 0), (1, 1), (0, 1), (0, 0))]
+    return np.stack(corners).transpose(2, 0, 1)
+
+
+def draw_cell(ax: Axes, polygons: NDArray, colors: NDArray | str) -> None:
+    """Draw polygons (k, 4, 2) of one unit cell and what enters it from its neighbours.
+
+    Parameters
+    ----------
+    colors
+        One colour, or (k) stresses in MPa for the common scale ``STRESS_NORM``.
+    """
+    for shift in (-1, 0, 1):
+        near = polygons + (shift, 0)
+        visible = (near[..., 0].max(axis=1) > 0) & (near[..., 0].min(axis=1) < 1)
+        if not visible.any():
+            continue
+        quads = PolyCollection(near[visible], linewidth=0.3, antialiased=False, rasterized=True)
+        if isinstance(colors, str):
+            quads.set(facecolor=colors, edgecolor=colors)
+        else:
+            quads.set(array=np.asarray(colors)[visible], cmap=STRESS_MAP, norm=STRESS_NORM)
+            quads.set_edgecolor("face")
+        ax.add_collection(quads)
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    for y in (0, polygons[..., 1].max()):
+        ax.plot([0, 1], [y, y], color=GREY, linewidth=0.8, clip_on=False)
+
+
+def choose_spread(values: NDArray, count: int) -> NDArray:
+    """Return the places of ``count`` values (fewer if there are fewer) evenly spread by rank."""
+    order = np.argsort(values, kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
+
+
+def contact_sheet(
+    out: Path,
+    title: str,
+    subtitle: str,
+    strain: NDArray,
+    curves: NDArray,
+    solid_fraction: NDArray,
+    tiles: Sequence[Mapping[str, NDArray]],
+) -> None:
+    """Draw a data set on one page: curves and statistics, then designs from soft to stiff.
+
+    Parameters
+    ----------
+    out
+        PNG file.
+    title, subtitle
+        Head of the page.
+    strain, curves
+        (S) and (n, S) effective stress of the valid designs in MPa.
+    solid_fraction
+        Of all designs.
+    tiles
+        Per shown design: ``index``, ``solid`` (96, 96), ``frames`` (F, 4, 96, 96) and ``curve``.
+    """
+    columns, tile_width, tile_height = 4, 3.3, 1.32
+    rows = -(-len(tiles) // columns)
+    top = 3.75
+    height = top + rows * tile_height
+    peak = Normalize(*np.percentile(curves.max(axis=1), [2, 98]))
+    with plt.rc_context(STYLE), atomic_path(out) as temporary:
+        figure = plt.figure(figsize=(columns * tile_width + 0.5, height), facecolor="white")
+
+        def place(x: float, y: float, width: float, tall: float) -> Axes:
+            """Add axes at a position in inches from the upper left corner."""
+            total = figure.get_figwidth()
+            return figure.add_axes(
+                (x / total, 1 - (y + tall) / height, width / total, tall / height)
+            )
+
+        figure.text(0.45 / figure.get_figwidth(), 1 - 0.42 / height, title, size=17, weight="bold")
+        figure.text(0.45 / figure.get_figwidth(), 1 - 0.68 / height, subtitle, size=9, color=GREY)
+        _all_curves(place(0.85, 1.05, 5.3, 1.75), strain, curves, peak)
+        _histogram(place(7.0, 1.05, 2.6, 1.75), solid_fraction, "solid fraction")
+        ends = curves[:, -1]
+        _histogram(place(10.35, 1.05, 2.6, 1.75), ends, "stress at 20 % strain (MPa)")
+        for k, tile in enumerate(tiles):
+            x = 0.45 + (k % columns) * tile_width
+            y = top + (k // columns) * tile_height
+            cell = place(x, y, 0.95, 0.95), place(x + 1.0, y, 0.95, 0.95)
+            _tile(*cell, place(x + 2.1, y + 0.02, 0.85, 0.91), tile, strain, curves, peak)
+        _stress_bar(place(10.35, 0.42, 2.6, 0.1))
+        figure.savefig(temporary, dpi=150)
+        plt.close(figure)
+
+
+def _all_curves(ax: Axes, strain: NDArray, curves: NDArray, peak: Normalize) -> None:
+    shown = curves[choose_spread(curves.max(axis=1), 400)]
+    opacity = float(np.clip(40 / len(shown), 0.12, 0.8))
+    for curve in shown:
+        ax.plot(strain * 100, curve, color=LEVEL_MAP(peak(curve.max())), lw=0.8, alpha=opacity)
+    ax.set(xlim=(0, 20), ylim=(0, None), xlabel="strain (%)", ylabel="effective stress (MPa)")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _histogram(ax: Axes, values: NDArray, label: str) -> None:
+    ax.hist(values, bins=min(30, max(6, len(values) // 5)), color=LEVEL_MAP(0.45), rwidth=0.92)
+    ax.set(xlabel=label, ylabel="designs")
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def _stress_bar(ax: Axes) -> None:
+    bar = ax.figure.colorbar(
+        ScalarMappable(STRESS_NORM, STRESS_MAP), cax=ax, orientation="horizontal", extend="both"
+    )
+    bar.outline.set_visible(False)
+    bar.set_ticks([-100, -50, 0, 50])
+    ax.set_title("vertical stress s22 at 20 % strain (MPa)", size=8, color=INK, loc="left", pad=3)
+
+
+def _tile(undeformed: Axes, deformed: Axes, plot: Axes, tile, strain, curves, peak) -> None:
+    solid, last = tile["solid"], np.asarray(tile["frames"][-1], np.float64)
+    draw_cell(undeformed, deformed_pixels(solid, np.zeros_like(last[:2])), INK)
+    draw_cell(deformed, deformed_pixels(solid, last[:2]), last[2][solid > 0])
+    low, high = np.percentile(curves, [5, 95], axis=0)
+    plot.fill_between(strain * 100, low, high, color=PALE, linewidth=0)
+    plot.plot(strain * 100, tile["curve"], color=LEVEL_MAP(peak(tile["curve"].max())), lw=1.6)
+    plot.set(xlim=(0, 20), ylim=(0, np.percentile(curves, 99) * 1.05), xticks=[], yticks=[])
+    plot.set_title(f"#{tile['index']}   {tile['curve'].max():.0f} MPa", size=7, color=GREY, pad=2)

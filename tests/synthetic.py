@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from crumple import designs, evaluation, topology
+from crumple import dataset, designs, evaluation, topology
 from crumple.config import Config
 
 FRAME_STRAIN = np.array([0.002, *np.arange(0.02, 0.201, 0.02)]).round(3)
 CURVE_STRAIN = np.linspace(0, 0.2, 51)
-CHANNELS = ("u1", "u2", "s22", "mises")
 
 
 def curve(stiffness: float, softening: float, strain: np.ndarray) -> np.ndarray:
@@ -42,22 +41,19 @@ def write_shard(path: Path, quarters, stress, status, index, sway=0.4) -> None:
             frame_stress[row] = stress[row]
             curve_stress[row] = np.interp(CURVE_STRAIN, [0, *FRAME_STRAIN], [0, *stress[row]])
             frames[row] = fields(quarters[row], stress[row], sway)
-    store = zarr.open_group(path, mode="w")
-    store.attrs.update({"channels": list(CHANNELS)})
     arrays = {
         "frames": frames,
         "solid": np.array([designs.mirror(q) for q in quarters]),
         "quarter": np.array(quarters),
         "index": np.array(index, np.int64),
+        "status": np.array(status),
         "curve_strain": CURVE_STRAIN,
         "curve_stress": curve_stress,
         "frame_strain": FRAME_STRAIN,
         "frame_stress": frame_stress,
         "cpu_seconds": np.full(count, 2.1, np.float32),
     }
-    for name, values in arrays.items():
-        store.create_array(name, data=values)
-    store.create_array("status", shape=(count,), dtype=str)[:] = np.array(status, object)
+    dataset.write_shard(path, arrays, {})
 
 
 def write_dataset(folder: Path, count: int, shard_size: int, config: Config) -> Path:
@@ -111,7 +107,7 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
             "format": "crumple-generated",
             "version": 1,
             "frame_strain": FRAME_STRAIN.tolist(),
-            "channels": list(CHANNELS[:3]),
+            "channels": list(dataset.CHANNELS[:3]),
             "target_names": list(targets),
         }
     )
@@ -157,15 +153,15 @@ def write_chain(folder: Path, candidates: int = 3) -> dict[str, Path]:
     """A whole run; returns the paths of its parts."""
     config = Config.model_validate({"designs": {"count": 24, "shard_size": 12}})
     (folder / "data").mkdir(parents=True)
-    dataset = write_dataset(folder / "data", 24, 12, config)
-    held_out = next(iter(evaluation.curves(dataset, "validation")))
+    manifest = write_dataset(folder / "data", 24, 12, config)
+    held_out = next(iter(evaluation.curves(manifest, "validation")))
     targets = {
         "a_stiff": curve(0.9, -0.2, FRAME_STRAIN),
         "d_softening": curve(0.3, 0.7, FRAME_STRAIN),
         f"heldout_{held_out.index[0]:06d}": held_out.stress[0],
     }
     paths = {
-        "dataset": dataset,
+        "dataset": manifest,
         "generated": folder / "generated.zarr",
         "designs": folder / "verified/designs/0000.npz",
         "shard": folder / "verified/shards/0000.zarr",

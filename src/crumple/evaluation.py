@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crumple.atomic import atomic_path, save_text
+from crumple.dataset import CHANNELS, Dataset, open_shard, read_manifest
 from crumple.errors import UserError
+from crumple.topology import open_generated
 
 HELD_OUT = "heldout_"  # prefix of the names of targets that are responses of the validation split
-S22 = 2  # channel of the vertical stress, in the data set and in generated frames
+S22 = CHANNELS.index("s22")  # in generated frames too
 
 
 def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -126,17 +128,13 @@ def curves(manifest_path: Path, split: str) -> Iterator[Curves]:
     split
         ``train`` or ``validation``.
     """
-    import zarr
-
-    manifest = json.loads(manifest_path.read_text())
-    members = np.array(manifest["split"][split], np.int64).reshape(-1, 2)
+    dataset = Dataset(manifest_path)
+    members = dataset.split[split]
     for number in np.unique(members[:, 0]):
         row = members[members[:, 0] == number, 1]
-        entry = manifest["shards"][number]
-        store = zarr.open_group(manifest_path.parent / entry["path"], mode="r")
-        yield Curves(
-            store["index"][:][row], int(number), row, store["frame_stress"][:][row].astype(float)
-        )
+        shard = open_shard(dataset.shard_path(int(number)))
+        stress = shard["frame_stress"][:][row].astype(float)
+        yield Curves(shard["index"][:][row], int(number), row, stress)
 
 
 def write_held_out_targets(manifest_path: Path, count: int, out: Path) -> None:
@@ -152,7 +150,7 @@ def write_held_out_targets(manifest_path: Path, count: int, out: Path) -> None:
         CSV with a row per target: its name (``heldout_`` and the design's index) and the effective
         stress in MPa at the strains of the header.
     """
-    manifest = json.loads(manifest_path.read_text())
+    manifest = read_manifest(manifest_path)
     members = manifest["split"]["validation"]
     if len(members) < count:
         raise UserError(
@@ -227,10 +225,8 @@ def verified_results(
         Row of the candidate in the generated store.
     result : Verified
     """
-    import zarr
-
     for design_path, shard_path in zip(designs, shards, strict=True):
-        store = zarr.open_group(shard_path, mode="r")
+        store = open_shard(shard_path)
         with np.load(design_path) as design:
             candidate, index, status = design["candidate"], design["index"], design["status"]
         if not np.array_equal(index, store["index"][:]):
@@ -264,9 +260,7 @@ def evaluate(
         Folder for ``candidates.csv``, ``targets.csv`` (the tables) and ``evaluation.json`` (the
         same, with curves and the summary). Errors are fractions.
     """
-    import zarr
-
-    store = zarr.open_group(generated, mode="r")
+    store = open_generated(generated)
     names = list(store.attrs["target_names"])
     target = store["target"][:]
     target_stress = store["target_stress"][:].astype(float)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import zarr
 from scipy import ndimage
 
 from crumple import config as cfg
@@ -18,6 +19,7 @@ from crumple.atomic import save_npz
 from crumple.errors import UserError
 
 MASK_LEVEL = 0.5
+GENERATED_FORMAT = "crumple-generated"
 
 
 def mirror_average(image: np.ndarray) -> np.ndarray:
@@ -182,6 +184,17 @@ def select(target: np.ndarray, rank: np.ndarray, status: np.ndarray, verify: int
     return order[first[:, None] + np.arange(verify)]
 
 
+def open_generated(path: Path) -> zarr.Group:
+    """Open the candidates that ``crumple generate`` wrote, for reading."""
+    try:
+        store = zarr.open_group(path, mode="r")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} holds no generated candidates: run generate again") from error
+    if store.attrs.get("format") != GENERATED_FORMAT:
+        raise UserError(f"{path} was not written by `crumple generate`")
+    return store
+
+
 def extract(generated: Path, settings: cfg.Config, shard: int, out: Path) -> None:
     """Write one shard of the designs to verify, in the format of the random designs.
 
@@ -200,9 +213,7 @@ def extract(generated: Path, settings: cfg.Config, shard: int, out: Path) -> Non
     out
         The ``.npz`` to write.
     """
-    import zarr
-
-    store = zarr.open_group(generated, mode="r")
+    store = open_generated(generated)
     target, rank = store["target"][:], store["rank"][:]
     status = np.array([str(reason) for reason in store["status"][:]])
     chosen = select(target, rank, status, settings.evaluation.verify).ravel()

@@ -107,6 +107,7 @@ def test_selection_prefers_acceptable_designs_and_keeps_the_failures():
 
 def test_extract_writes_shards_of_designs(tmp_path, quarter):
     store = zarr.open_group(tmp_path / "generated.zarr", mode="w")
+    store.attrs["format"] = topology.GENERATED_FORMAT
     arrays = {
         "target": np.repeat([0, 1, 2], 2).astype(np.int32),
         "rank": np.array([1, 0, 0, 1, 0, 1], np.int32),
@@ -127,3 +128,11 @@ def test_extract_writes_shards_of_designs(tmp_path, quarter):
     with pytest.raises(UserError, match="no shard 2"):
         topology.extract(tmp_path / "generated.zarr", settings, 2, tmp_path / "0002.npz")
     assert not (tmp_path / "0002.npz").exists()
+
+
+def test_what_is_not_a_store_of_candidates(tmp_path):
+    with pytest.raises(UserError, match="nothing.zarr"):
+        topology.open_generated(tmp_path / "nothing.zarr")
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    with pytest.raises(UserError, match="crumple generate"):
+        topology.open_generated(tmp_path / "other.zarr")

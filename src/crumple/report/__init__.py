@@ -1,0 +1,299 @@
+"""The report of a run: one HTML page that needs nothing else, not even a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from crumple import designs as design_images
+from crumple.atomic import save_text
+from crumple.dataset import Dataset
+from crumple.errors import UserError
+from crumple.report import page
+from crumple.report.bodies import LENGTH_UNIT, body, pack
+from crumple.report.charts import Line
+from crumple.topology import MASK_LEVEL, open_generated
+
+TILES, CURVES, BACKGROUND_CURVES = 48, 300, 60
+BODIES = 80  # deforming bodies on the page at most, two per candidate; about 0.1 MB each
+STRESS_QUANTILE = 0.995  # of the simulated |sigma_22|: the ends of the colour scale
+
+
+def write_report(
+    dataset_path: Path,
+    model: Path,
+    generated: Path,
+    evaluation: Path,
+    design_files: Sequence[Path],
+    shards: Sequence[Path],
+    out: Path,
+) -> None:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    dataset_path
+        ``dataset.json``.
+    model
+        Folder of the trained model, for ``stats.jsonl`` and ``config.json``.
+    generated
+        Candidates of ``crumple generate``.
+    evaluation
+        Folder of ``crumple evaluate``.
+    design_files, shards
+        Extracted designs and the shards simulated from them, in the same order.
+    out
+        The HTML file.
+    """
+    dataset = Dataset(dataset_path)
+    result = _json(evaluation / "evaluation.json")
+    stats = _stats(model / "stats.jsonl")
+    store = open_generated(generated)
+    samples = _samples(dataset)
+    background = [Line("", "", s.strain, s.stress) for s in _spread(samples, BACKGROUND_CURVES)]
+    shown, packed = _candidates(result, store, design_files, shards)
+    strain, scale = result["frame_strain"], page.colour_scale_css()
+    articles = [
+        page.target_article(row, strain, shown[row["target"]], background, scale)
+        for row in result["targets"]
+    ]
+    sections = {
+        "overview": _overview(dataset, result, stats, store),
+        "targets": "<h2>Targets</h2>"
+        "<p class=note>The curve that was asked for, what the model predicted, what the finite "
+        "elements say, and the closest curve of the training set. Both animations show the "
+        "deformed cell with its neighbours.</p>" + "".join(articles),
+        "tables": "<h2>Tables</h2><p class=note>NRMSE of the curves over the "
+        f"{len(strain)} strain steps; a heading sorts.</p><h3>Targets</h3>"
+        + page.target_table(result["targets"])
+        + "<h3>Candidates</h3>"
+        + page.candidate_table(result["candidates"]),
+        "data": "<h2>Data set</h2>"
+        + page.gallery(_spread(samples, TILES), samples, len(dataset.manifest["valid"])),
+        "training": "<h2>Training</h2>" + _training(stats, model),
+        "failures": "<h2>Failures</h2>"
+        + page.failures(dataset.manifest["failures"], result["candidates"]),
+        "method": _method(dataset),
+    }
+    animation = {
+        "frame_strain": strain,
+        "length_unit": LENGTH_UNIT,
+        "stops": page.STOPS,
+        "packed": packed,
+    }
+    run = dataset.manifest.get("config", {}).get("run") or dataset.folder.parent.name
+    save_text(out, _document(run, page.headline(result["summary"]), sections, animation))
+
+
+def _document(run: str, lede: str, sections: Mapping[str, str], animation: Mapping) -> str:
+    """Put the page together."""
+    folder = resources.files(__name__) / "assets"
+    links = "".join(f'<a href="#{name}">{name.capitalize()}</a>' for name in sections)
+    body_html = "".join(f'<section id="{name}">{html}</section>' for name, html in sections.items())
+    data = json.dumps(animation, separators=(",", ":")).replace("</", "<\\/")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>crumple: {run}</title>'
+        f"<style>{(folder / 'report.css').read_text(encoding='utf-8')}</style></head><body>"
+        f'<nav><div><span class="brand">crumple</span>{links}<span class="spacer"></span>'
+        '<button type="button" id="theme" aria-label="light or dark">◐</button></div></nav>'
+        f'<header class="top"><div class="run">run {run}</div>'
+        f'<h1>Designs for a given stress–strain curve</h1><p class="lede">{lede}</p></header>'
+        f"<main>{body_html}</main><footer>Made by crumple.</footer>"
+        f'<div id="tip" role="status"></div><script type="application/json" id="bodies">{data}'
+        f"</script><script>{(folder / 'report.js').read_text(encoding='utf-8')}</script>"
+        "</body></html>\n"
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: run `crumple evaluate` again") from error
+
+
+def _stats(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of the training log; none where there is no log."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """Return ``count`` items at even distances, all of them where there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[k] for k in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _samples(dataset: Dataset) -> list[page.Sample]:
+    """Read designs and curves from all over the data set, weakest design first."""
+    places = np.concatenate([dataset.split["train"], dataset.split["validation"]])
+    places = places[np.lexsort(places.T[::-1])]
+    samples = []
+    for number, row in _spread(places, CURVES):
+        shard = dataset.shard(int(number))
+        samples.append(
+            page.Sample(
+                int(shard["index"][row]),
+                shard["solid"][row],
+                shard["curve_strain"][:],
+                shard["curve_stress"][row],
+            )
+        )
+    return sorted(samples, key=lambda sample: float(sample.stress[-1]))
+
+
+def _verified_frames(
+    design_files: Sequence[Path], shards: Sequence[Path]
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield candidate, solid and frames (u1, u2, sigma_22) of the simulated candidates."""
+    for design_path, shard_path in zip(design_files, shards, strict=True):
+        shard = zarr.open_group(shard_path, mode="r")
+        with np.load(design_path) as design:
+            candidate = design["candidate"]
+        for row, number in enumerate(candidate):
+            yield int(number), shard["solid"][row], shard["frames"][row, :, :3]
+
+
+def _candidates(
+    result: Mapping[str, Any],
+    store: zarr.Group,
+    design_files: Sequence[Path],
+    shards: Sequence[Path],
+) -> tuple[dict[str, list[page.Shown]], list[dict]]:
+    """Collect the verified candidates by target, first choice first, and pack their bodies."""
+    verified = {c["candidate"]: c for c in result["candidates"] if "verified" in c}
+    animated = _animated(result, verified)
+    packed: list[dict] = []
+    shown: dict[str, list[page.Shown]] = {row["target"]: [] for row in result["targets"]}
+    for number, solid, frames in _verified_frames(design_files, shards):
+        candidate = verified[number]
+        quarter, mask = store["quarter"][number], store["mask"][number].astype(float)
+        whole = design_images.mirror(quarter)
+        numbers, limit = None, 0.0
+        if number in animated:
+            limit = stress_limit(frames[:, 2])
+            predicted = store["frames"][number, :, :3]
+            numbers = len(packed), len(packed) + 1
+            packed += [
+                pack(body(mask > MASK_LEVEL, predicted), limit),
+                pack(body(solid, frames), limit),
+            ]
+        shown[candidate["target"]].append(
+            page.Shown(candidate, quarter, mask, whole, numbers, limit)
+        )
+    for items in shown.values():
+        items.sort(key=lambda item: item.row["index"])
+    return shown, packed
+
+
+def stress_limit(s22: np.ndarray) -> float:
+    """Return the end of a symmetric colour scale, in MPa, rounded up to 5."""
+    stress = np.abs(np.asarray(s22, np.float32))
+    solid = stress[stress > 0]
+    high = np.quantile(solid, STRESS_QUANTILE) if len(solid) else 1.0
+    return 5.0 * np.ceil(high / 5)
+
+
+def _animated(result: Mapping[str, Any], verified: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """Choose the candidates to animate: the best of every target first, while the page has room."""
+    done = [c for c in verified.values() if c["verified"] == "ok"]
+    place = {row["target"]: row["fe_best"] for row in result["targets"]}
+    done.sort(key=lambda c: (c["nrmse_fe_target"] != place[c["target"]], c["index"]))
+    return {c["candidate"] for c in done[: BODIES // 2]}
+
+
+# --- sections that need more than one source -----------------------------------------------------
+
+
+def _overview(
+    dataset: Dataset, result: Mapping[str, Any], stats: Sequence[Mapping], store: zarr.Group
+) -> str:
+    summary, manifest = result["summary"], dataset.manifest
+    stages = _stages(manifest, dataset, summary["all"], stats, store)
+    return (
+        "<h2>Overview</h2>"
+        + page.figures(summary)
+        + "<p class=note>Medians over the targets. Every design is judged by its own "
+        "finite-element simulation.</p>" + page.pipeline(stages) + page.summary_table(summary)
+    )
+
+
+def _stages(
+    manifest: Mapping, dataset: Dataset, every: Mapping, stats: Sequence[Mapping], store: zarr.Group
+) -> list[tuple[str, str, str]]:
+    valid, failed = len(manifest["valid"]), len(manifest["failures"])
+    seconds = [dataset.shard(k)["cpu_seconds"][:] for k in range(len(manifest["shards"]))]
+    seconds = np.concatenate(seconds)
+    seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
+    cost = f"{seconds.mean():.1f} CPU s each" if len(seconds) else "cost unknown"
+    training = manifest["split"]["train"]
+    failures = sum(every["failures"].values())
+    steps = max((s["step"] for s in stats), default=0)
+    return [
+        ("Designs", f"{valid + failed}", "random cells, mirrored twice"),
+        ("Simulated", f"{valid}", f"{failed} failed; {cost}"),
+        ("Training", f"{steps} steps", f"on {len(training)} designs, the rest held out"),
+        ("Generated", f"{every['candidates']}", f"for {every['targets']} targets"),
+        ("Acceptable", f"{every['acceptable']}", "meet the rules of the random designs"),
+        ("Verified", f"{every['verified'] - failures}", f"simulated anew; {failures} failed"),
+    ]
+
+
+def _training(stats: Sequence[Mapping], model: Path) -> str:
+    pairs = []
+    losses = [s for s in stats if s.get("loss")]
+    checks = [s for s in stats if s.get("validation_loss")]
+    if losses:
+        rates = [s["samples_per_s"] for s in losses if s.get("samples_per_s")]
+        pairs.append(("steps", f"{losses[-1]['step']}"))
+        if rates:
+            pairs.append(("samples per second", f"{np.median(rates):.3g} (median)"))
+        pairs.append(("loss at the end", f"{losses[-1]['loss']:.4f}"))
+    if checks:
+        best = min(checks, key=lambda s: s["validation_loss"])
+        pairs.append(("validation loss at the end", f"{checks[-1]['validation_loss']:.4f}"))
+        pairs.append(("lowest", f"{best['validation_loss']:.4f} at step {best['step']}"))
+    config = model / "config.json"
+    if config.exists():
+        pairs += [(k, _words(v)) for k, v in json.loads(config.read_text())["training"].items()]
+    return f'<div class="columns"><div>{page.training_chart(stats)}</div>{page.facts(pairs)}</div>'
+
+
+def _words(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _method(dataset: Dataset) -> str:
+    manifest = dataset.manifest
+    versions = "; ".join(
+        f"{name} {', '.join(found)}" for name, found in manifest.get("versions", {}).items()
+    )
+    pairs = [("configuration", manifest.get("config_hash", "")), ("versions", versions)]
+    return (
+        "<h2>Method</h2><div class=columns><div>"
+        "<p><b>NRMSE</b>: |σ − σ<sub>ref</sub>| / |σ<sub>ref</sub>| over the strain steps, with "
+        "the target, or for predictions the simulation, as reference. <b>Field error</b>: "
+        "the same for the σ<sub>22</sub> pixels of one step.</p>"
+        "<p><b>Predicted</b> is the curve read from the sampled stress field; candidates are "
+        "chosen by it before any simulation. <b>Best match</b> is the training design whose "
+        "curve is closest; <b>random, best of as many</b> is what as many training designs drawn "
+        "at random would give, on average.</p></div><div>"
+        "<p>Compression between rigid platens; the cell is periodic sideways. Pixels of the "
+        "undeformed cell are moved by their displacements; outlines run through the mid-points "
+        "of pixel edges, for the prediction and the simulation alike.</p>"
+        + page.facts([pair for pair in pairs if pair[1]])
+        + "</div></div>"
+    )

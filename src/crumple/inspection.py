@@ -130,13 +130,12 @@ def draw_sheet(dataset: Dataset, facts: Overview, out: Path) -> None:
                 "curve": facts.curves[k],
             }
         )
-    total = len(manifest["valid"]) + len(manifest["failures"])
+    valid, failed = len(manifest["valid"]), len(manifest["failures"])
     contact_sheet(
         out,
-        f"{total} designs under compression",
-        f"{len(manifest['valid'])} valid, {len(manifest['failures'])} failed. Below: {len(tiles)} "
-        "of them from soft to stiff, undeformed and at 20 % strain, and their stress over 0-20 % "
-        "strain on the 5-95 % band of all designs.",
+        f"{valid + failed} designs under compression",
+        f"{valid} valid, {failed} failed. {len(tiles)} of them, soft to stiff: "
+        "design, state at 20 % strain, curve on the 5-95 % band of all.",
         np.array(manifest["curve_strain"]),
         facts.curves,
         facts.solid_fraction,

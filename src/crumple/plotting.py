@@ -103,6 +103,48 @@ def draw_cell(ax: Axes, polygons: NDArray, colors: NDArray | str) -> None:
         ax.plot([0, 1], [y, y], color=GREY, linewidth=0.8, clip_on=False)
 
 
+def simulation_figure(out: Path, simulation: Mapping[str, NDArray]) -> None:
+    """Draw one simulation: the curve above, deformed states coloured by s22 below.
+
+    Parameters
+    ----------
+    out
+        PNG file.
+    simulation
+        Arrays of a simulation file: ``nodes``, ``cells``, ``u``, ``cauchy``, the curve and the
+        frame strains.
+    """
+    strains = simulation["frame_strain"]
+    reached = np.flatnonzero(np.isfinite(simulation["frame_stress"]))
+    shown = reached[np.unique(np.linspace(0, len(reached) - 1, 5).round().astype(int))]
+    corners = simulation["nodes"][simulation["cells"]]
+    with plt.rc_context(STYLE | {"font.size": 9}), atomic_path(out) as temporary:
+        figure = plt.figure(figsize=(11, 6.2), layout="constrained")
+        upper, lower = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+        plan, curve = upper.subplots(1, 2, width_ratios=[1, 2.1])
+        draw_cell(plan, corners, INK)
+        plan.set_title("design", size=9, color=GREY)
+        strain, stress = 100 * simulation["curve_strain"], simulation["curve_stress"]
+        curve.plot(strain, stress, color=LEVEL_MAP(0.6), lw=2)
+        curve.plot(100 * strains[shown], simulation["frame_stress"][shown], "o", color=ACCENT, ms=5)
+        top = 1.08 * np.nanmax(stress, initial=1e-9)
+        curve.set(xlim=(0, 100 * strains[-1] * 1.02), ylim=(0, top))
+        curve.set(xlabel="nominal strain (%)", ylabel="effective stress (MPa)")
+        if str(simulation["status"]) != "ok":
+            curve.set_title(str(simulation["status"]), size=9, color=ACCENT, wrap=True)
+        for ax, k in zip(np.atleast_1d(lower.subplots(1, 5)), shown, strict=False):
+            moved = (simulation["nodes"] + simulation["u"][k])[simulation["cells"]]
+            draw_cell(ax, moved, simulation["cauchy"][k][..., 1].mean(axis=1))
+            ax.set_title(f"{100 * strains[k]:.3g} %", size=9, color=GREY)
+        bar = lower.colorbar(
+            ScalarMappable(STRESS_NORM, STRESS_MAP), ax=lower.axes, extend="both", shrink=0.85
+        )
+        bar.set_label("s22 (MPa)")
+        bar.outline.set_visible(False)
+        figure.savefig(temporary, dpi=150)
+        plt.close(figure)
+
+
 def choose_spread(values: NDArray, count: int) -> NDArray:
     """Return the places of ``count`` values (fewer if there are fewer) evenly spread by rank."""
     order = np.argsort(values, kind="stable")

@@ -1,0 +1,92 @@
+"""Results of one simulation for people: a ParaView time series, the curve as CSV, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import meshio
+import numpy as np
+from numpy.typing import NDArray
+
+from crumple.atomic import atomic_path, save_text
+from crumple.fields import read_npz, von_mises
+from crumple.plotting import simulation_figure
+
+SERIES, CURVE, PICTURE = "deformation.pvd", "curve.csv", "overview.png"
+
+
+def write_results(simulation: Mapping[str, NDArray] | str | Path, out: Path) -> None:
+    """Write curve, fields and picture of one simulation into a folder.
+
+    Parameters
+    ----------
+    simulation
+        Arrays of a simulation (``crumple.fem.compression.compress``) or the npz file with them.
+    out
+        Folder; gets ``curve.csv``, ``overview.png``, ``deformation.pvd`` (open this in ParaView)
+        and one ``deformation_NN.vtu`` per saved strain. After a failure only the states that
+        were reached are written.
+    """
+    if isinstance(simulation, str | Path):
+        simulation = read_npz(Path(simulation))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    reached = np.isfinite(simulation["frame_stress"])
+    names = []
+    for k in np.flatnonzero(reached):
+        names.append(f"deformation_{k:02d}.vtu")
+        with atomic_path(out / names[-1]) as temporary:
+            state(simulation, k).write(temporary)
+    save_text(out / SERIES, _pvd(simulation["frame_strain"][reached], names))
+    save_text(out / CURVE, _csv(simulation["curve_strain"], simulation["curve_stress"]))
+    simulation_figure(out / PICTURE, simulation)
+
+
+def state(simulation: Mapping[str, NDArray], frame: int) -> meshio.Mesh:
+    """Return one saved state: displacement at the nodes, stress and plastic strain in the cells.
+
+    Cell values are means over the four Gauss points; stress (MPa) has the nine components of the
+    Cauchy tensor. Positions are undeformed: use ParaView's filter "Warp By Vector".
+    """
+    nodes, u = simulation["nodes"], np.asarray(simulation["u"][frame], np.float64)
+    flat = np.zeros((len(nodes), 1))
+    points = np.asarray(simulation["cauchy"][frame], np.float64)
+    s11, s22, s12, s33 = np.moveaxis(points.mean(axis=1), -1, 0)
+    zero = np.zeros_like(s11)
+    stress = np.stack([s11, s12, zero, s12, s22, zero, zero, zero, s33], axis=-1)
+    plastic = np.asarray(simulation["equivalent_plastic_strain"][frame], np.float64).mean(axis=1)
+    return meshio.Mesh(
+        np.hstack([nodes, flat]),
+        [("quad", simulation["cells"])],
+        point_data={"displacement": np.hstack([u, flat])},
+        cell_data={
+            "stress": [stress],
+            "von_mises_stress": [von_mises(points).mean(axis=1)],
+            "equivalent_plastic_strain": [plastic],
+        },
+    )
+
+
+def _pvd(strains: NDArray, names: list[str]) -> str:
+    """Return a ParaView collection whose time is the strain in per cent."""
+    states = "".join(
+        f'    <DataSet timestep="{100 * strain:.6g}" part="0" file="{name}"/>\n'
+        for strain, name in zip(strains, names, strict=True)
+    )
+    return (
+        '<?xml version="1.0"?>\n<VTKFile type="Collection" version="0.1">\n  <Collection>\n'
+        f"{states}  </Collection>\n</VTKFile>\n"
+    )
+
+
+def _csv(strain: NDArray, stress: NDArray) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["strain (1)", "effective stress (MPa)"])
+    for pair in zip(strain, stress, strict=True):
+        if np.isfinite(pair[1]):
+            writer.writerow([f"{value:.6g}" for value in pair])
+    return text.getvalue()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from crumple import config as cfg
 from crumple import seeds
+from crumple.atomic import save_npz
+from crumple.errors import UserError
+from crumple.progress import progress
 
 SIZE = 48  # pixels along a side of the quarter; the unit cell has twice as many
-CONVENTION = "1 is solid, row 0 is the top"
 
 
 class Design(NamedTuple):
@@ -65,8 +72,7 @@ def accept(quarter: np.ndarray, settings: cfg.Designs) -> np.ndarray | None:
     -------
     numpy.ndarray or None
         (n, n) uint8, or None when there is no such domain (or other solid and ``islands`` is
-        ``reject``). Neighbours share an edge; two domains never both qualify unless they are
-        apart, and then the larger one counts.
+        ``reject``). Pixels that share an edge are neighbours.
     """
     solid = np.asarray(quarter, bool)
     least = max(1, int(settings.side_fraction * len(solid)))
@@ -75,12 +81,11 @@ def accept(quarter: np.ndarray, settings: cfg.Designs) -> np.ndarray | None:
     labels, count = ndimage.label(solid)
     if count > 1 and settings.islands == "reject":
         return None
-    covering = [
-        domain
-        for domain in (labels == label for label in range(1, count + 1))
-        if min(side.sum() for side in _sides(domain)) >= least
-    ]
-    return max(covering, key=np.sum).astype(np.uint8) if covering else None
+    for label in range(1, count + 1):
+        domain = labels == label
+        if min(side.sum() for side in _sides(domain)) >= least:
+            return domain.astype(np.uint8)  # in the plane no second domain can touch all four
+    return None
 
 
 def _sides(image: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -108,3 +113,142 @@ def mirror(quarter: np.ndarray) -> np.ndarray:
     """The (2n, 2n) unit cell whose upper left quarter is given, mirrored along both edges."""
     half = np.concatenate([quarter, quarter[:, ::-1]], axis=1)
     return np.concatenate([half, half[::-1]], axis=0)
+
+
+def sample_shard(config: cfg.Config, shard: int, out: Path) -> None:
+    """Write one shard of the designs of a run.
+
+    The file holds ``index`` (n) int64, ``quarter`` (n, 48, 48) uint8 (the upper left quarter,
+    1 solid, row 0 = top), ``seed``, ``threshold``, ``solid_fraction`` and ``tries`` (n).
+
+    Raises
+    ------
+    UserError
+        When the run has no such shard.
+    """
+    settings = config.designs
+    first = shard * settings.shard_size
+    index = np.arange(first, min(first + settings.shard_size, settings.count))
+    if shard < 0 or not len(index):
+        last = (settings.count - 1) // settings.shard_size
+        raise UserError(f"shard {shard} does not exist: this run has shards 0 to {last}")
+    steps = progress(index, len(index), f"sample {shard:04d}")
+    found = [sample(config.seed, int(i), settings) for i in steps]
+    save_npz(
+        out,
+        index=index,
+        quarter=np.stack([design.quarter for design in found]),
+        seed=np.full(len(index), config.seed),
+        threshold=np.array([design.threshold for design in found]),
+        solid_fraction=np.array([design.quarter.mean() for design in found]),
+        tries=np.array([design.tries for design in found]),
+    )
+
+
+def statistics(tries: np.ndarray, solid_fraction: np.ndarray) -> str:
+    """Acceptance rate and histogram of the solid fraction of a set of designs, as text."""
+    counts, edges = np.histogram(solid_fraction, bins=np.linspace(0, 1, 21))
+    lines = [
+        f"designs: {len(tries)}",
+        f"acceptance rate: {len(tries) / tries.sum():.2%} of {tries.sum()} fields",
+        f"solid fraction: mean {solid_fraction.mean():.3f}, "
+        f"from {solid_fraction.min():.3f} to {solid_fraction.max():.3f}",
+    ]
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        if count:
+            bar = "#" * round(50 * count / counts.max())
+            lines.append(f"  {low:.2f}-{high:.2f} {count:6d} {bar}")
+    return "\n".join(lines)
+
+
+def read_design(path: str | Path) -> np.ndarray:
+    """Read one design of the user's as a unit cell and check that it can be compressed.
+
+    Parameters
+    ----------
+    path
+        PNG (black is solid, white or transparent is void) or npz (its only array, or the one
+        called ``quarter`` or ``cell``; 1 is solid). Either the upper left quarter, 48x48, or the
+        whole unit cell, 96x96, which need not be mirror-symmetric.
+
+    Returns
+    -------
+    numpy.ndarray
+        (96, 96) uint8, 1 solid, row 0 = top.
+
+    Raises
+    ------
+    UserError
+        One sentence that says what is wrong with the file.
+    """
+    path = Path(path)
+    image = _read_png(path) if path.suffix.lower() == ".png" else _read_npz(path)
+    if image.shape not in ((SIZE, SIZE), (2 * SIZE, 2 * SIZE)):
+        raise UserError(
+            f"{path}: the design is {'x'.join(map(str, image.shape))}; give {SIZE}x{SIZE} pixels "
+            f"(the upper left quarter) or {2 * SIZE}x{2 * SIZE} (the unit cell)"
+        )
+    if not np.isin(image, (0, 1)).all():
+        raise UserError(f"{path}: the design is not binary; give only 1 (solid) and 0 (void)")
+    cell = mirror(image) if len(image) == SIZE else image
+    check_cell(cell, str(path))
+    return cell.astype(np.uint8)
+
+
+def _read_png(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            pixels = file.convert("RGBA")
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not a PNG image") from error
+    paper = Image.new("RGBA", pixels.size, "white")
+    grey = np.asarray(Image.alpha_composite(paper, pixels).convert("L"))
+    if np.any((grey > 50) & (grey < 205)):
+        raise UserError(f"{path}: the design is not binary; draw only black (solid) and white")
+    return (grey < 128).astype(np.uint8)
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    try:
+        with np.load(path) as file:
+            names = [name for name in ("quarter", "cell") if name in file] or file.files
+            if len(names) == 1:
+                return file[names[0]]
+    except (ValueError, EOFError, AttributeError, BadZipFile) as error:
+        raise UserError(f"{path} is neither a PNG image nor an npz file of arrays") from error
+    raise UserError(f"{path} holds several arrays; call the design `quarter` or `cell`")
+
+
+def check_cell(cell: np.ndarray, where: str) -> None:
+    """Raise unless the solid of a unit cell is connected and touches both platens.
+
+    Pixels that share an edge are neighbours, also across the left and right sides, because the
+    cell repeats in x.
+
+    Parameters
+    ----------
+    cell
+        (n, n), 1 solid.
+    where
+        What the message calls the design.
+
+    Raises
+    ------
+    UserError
+        One sentence that says what is wrong.
+    """
+    for row, name in ((0, "top"), (-1, "bottom")):
+        if not cell[row].any():
+            raise UserError(f"{where}: the solid does not touch the {name} platen")
+    labels, count = ndimage.label(cell)
+    seam = labels[:, [0, -1]]
+    joined = seam[seam.all(axis=1)] - 1
+    graph = coo_array((np.ones(len(joined)), joined.T), shape=(count, count))
+    parts, part_of = connected_components(graph, directed=False)
+    if parts > 1:
+        sizes = np.bincount(part_of[labels[labels > 0] - 1])
+        listed = ", ".join(map(str, sorted(sizes.tolist(), reverse=True)[:5]))
+        raise UserError(
+            f"{where}: the solid is disconnected: {parts} parts (of {listed} pixels); "
+            "join them by pixel edges or keep one"
+        )

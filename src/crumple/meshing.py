@@ -1,24 +1,41 @@
-"""All-quadrilateral periodic meshes of smooth outlines (paper S1.2)."""
+"""All-quadrilateral periodic meshes of smooth outlines (paper S1.2).
+
+The outline is cut into chords about two element sides long. Gmsh meshes the polygon of the chords
+coarsely with quadrilaterals and some triangles. Every side is then halved, which leaves
+quadrilaterals only (a triangle gives three, a quadrilateral four). Last, the new boundary nodes
+move from the chords onto the outline and the inner nodes are smoothed, both only as far as no
+element suffers.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import gmsh
 import numpy as np
 import shapely
-from scipy.spatial import cKDTree
 
-QUALITY_FLOOR = 0.25  # scaled Jacobian below which a boundary node stays nearer to its chord
-TOUCH = 1e-9  # distance at which an outline point lies on the cell boundary
-MATCH = 2e-3  # largest difference between opposite sides that is evened out, in cell sides
-CORNER = np.radians(45)  # turning angle at which an outline point is kept as a corner
-FEWEST_LINES = 4  # lines around a closed curve without corners
+from crumple import outline
+from crumple.atomic import fingerprint, resumable_folder, save_npz
+from crumple.config import Config
+from crumple.designs import check_cell, mirror
+from crumple.errors import UserError
+from crumple.outline import FREE, SIDES, TOUCH, Ring, cross
+from crumple.progress import progress
+
+LARGEST_BEND = np.radians(45)  # of the outline along one chord; chords are shortened up to half
+FEWEST_CHORDS = 4  # around a closed curve
+LARGEST_CORNER = np.radians(140)  # a quadrilateral with a larger corner becomes two triangles
+BULGE_FLOOR = 0.25  # scaled Jacobian that moving boundary nodes to the outline must leave
+SMOOTHING_FLOOR = 0.6  # scaled Jacobian above which smoothing may take some away
 SMOOTHING_PASSES = 6
-SIDES = ("left", "right", "bottom", "top")
-FREE = -1
+WORST_ACCEPTED = 0.1  # scaled Jacobian of a mesh that is not tried again
+MATCH = 2e-3  # largest difference between opposite sides that is evened out, in cell sides
+FALLBACKS = (1.0, 0.93, 0.86, 0.8, 0.7)  # element sizes tried in turn, relative to the one asked
 
 
 class MeshFailure(Exception):
@@ -32,19 +49,11 @@ class Mesh(NamedTuple):
     cells: np.ndarray  # (M, 4) int32, counter-clockwise
 
 
-class Ring(NamedTuple):
-    """A closed outline, cut into pieces where it meets the cell boundary or has a corner."""
+class Chords(NamedTuple):
+    """Straight lines around a closed outline; each becomes two element sides."""
 
-    points: np.ndarray  # (n, 2), dense, the first one is a break, no repeated end point
-    breaks: np.ndarray  # (b + 1,) indices; piece k is points[breaks[k] : breaks[k + 1] + 1]
-    sides: np.ndarray  # (b,) index into SIDES, or FREE
-
-
-class Lines(NamedTuple):
-    """Boundary lines of a closed ring; each becomes two element sides."""
-
-    ends: np.ndarray  # (n, 2): line k runs from ends[k] to ends[k + 1 modulo n]
-    middles: np.ndarray  # (n, 2), on the outline half-way between the ends
+    ends: np.ndarray  # (n, 2): chord k runs from ends[k] to ends[k + 1 modulo n]
+    middles: np.ndarray  # (n, 2): points of the outline between the ends
 
 
 @contextlib.contextmanager
@@ -56,8 +65,10 @@ def gmsh_session() -> Iterator[None]:
             "General.Verbosity": 0,
             "General.NumThreads": 1,
             "Mesh.Algorithm": 8,  # frontal Delaunay for quads
-            "Mesh.RecombinationAlgorithm": 3,  # blossom, full quad
+            "Mesh.RecombinationAlgorithm": 1,  # blossom
             "Mesh.RecombineAll": 1,
+            "Mesh.RecombineOptimizeTopology": 0,  # it inverts an element once in 200 meshes
+            "Mesh.MeshSizeExtendFromBoundary": 0,  # small holes must not refine the inside
         }.items():
             gmsh.option.setNumber(name, value)
         yield
@@ -65,226 +76,84 @@ def gmsh_session() -> Iterator[None]:
         gmsh.finalize()
 
 
+def mesh_cell(cell: np.ndarray, h: float) -> tuple[Mesh, str]:
+    """Mesh a binary unit cell; see :func:`mesh_region`.
+
+    Parameters
+    ----------
+    cell
+        (n, n), 1 solid, row 0 = top, that passes :func:`crumple.designs.check_cell`.
+    h
+        Target length of an element side, in cell sides.
+    """
+    return mesh_region(outline.from_image(cell), h)
+
+
+def mesh_region(solid: shapely.Geometry, h: float) -> tuple[Mesh, str]:
+    """Mesh a solid region as :func:`mesh_polygons` does; on failure try smaller elements.
+
+    Returns
+    -------
+    mesh : Mesh
+    fallback : str
+        Empty, or what was changed to get the mesh.
+
+    Raises
+    ------
+    MeshFailure
+        When every size in ``FALLBACKS`` failed; the message has the first reason.
+    """
+    reasons = []
+    for factor in FALLBACKS:
+        try:
+            mesh = mesh_polygons(solid, factor * h)
+        except MeshFailure as error:
+            reasons.append(str(error))
+            continue
+        return mesh, "" if factor == 1 else f"element size x {factor}: {reasons[0]}"
+    raise MeshFailure(reasons[0])
+
+
 def mesh_polygons(solid: shapely.Geometry, h: float) -> Mesh:
     """Mesh a solid region of the unit cell with quadrilaterals of side about ``h``.
-
-    Every boundary line spans two element sides. Gmsh meshes the polygon of these chords; then
-    the nodes between the ends of each chord move onto the outline and the mesh is smoothed.
-    Nodes on opposite sides of the cell match exactly where the solid does.
 
     Parameters
     ----------
     solid
         Polygon or multipolygon in the unit square, straight on the cell boundary, densely
-        sampled elsewhere.
+        sampled where it is curved (:mod:`crumple.outline` makes such).
     h
         Target length of an element side, in cell sides.
+
+    Returns
+    -------
+    Mesh
+        Nodes on the left and right sides match exactly; those on the bottom and top sides where
+        the solid does.
 
     Raises
     ------
     MeshFailure
-        When no valid mesh of quadrilaterals came out; the message is the reason.
+        When no mesh without poor elements came out; the message is the reason.
 
     Notes
     -----
     Call inside :func:`gmsh_session`.
     """
     regions = [
-        [_split(np.asarray(ring.coords)[:-1]) for ring in (part.exterior, *part.interiors)]
+        [outline.split(np.asarray(ring.coords)[:-1]) for ring in (part.exterior, *part.interiors)]
         for part in shapely.get_parts(shapely.orient_polygons(solid))
     ]
     if not regions:
         raise MeshFailure("there is no solid in the cell")
     rings = [ring for region in regions for ring in region]
-    _match(rings, "left", "right", required=True)
-    _match(rings, "bottom", "top", required=False)
-    lines = [[_sample(ring, h) for ring in region] for region in regions]
-    _check_chords(lines)
-    nodes, cells = _gmsh_quads(lines, h)
-    return _improve(nodes, cells, [ring for region in lines for ring in region])
-
-
-def _split(points: np.ndarray) -> Ring:
-    """Cut a closed outline where it meets the cell boundary and at its corners."""
-    x, y = points.T
-    on_side = np.abs([x, x - 1, y, y - 1]) < TOUCH
-    along = on_side & np.roll(on_side, -1, axis=1)  # both ends of the segment on that side
-    side = np.where(along.any(0), along.argmax(0), FREE)
-    step = np.roll(points, -1, 0) - points
-    before = np.roll(step, 1, 0)
-    turn = np.arctan2(_cross(before, step), np.sum(before * step, axis=1))
-    first = np.flatnonzero((side != np.roll(side, 1)) | ((side == FREE) & (np.abs(turn) > CORNER)))
-    if not len(first):
-        return Ring(points, np.array([0, len(points)]), np.array([FREE]))
-    return Ring(
-        np.roll(points, -first[0], axis=0),
-        np.append(first - first[0], len(points)),
-        side[first],
-    )
-
-
-def _match(rings: list[Ring], one: str, other: str, required: bool) -> None:
-    """Give the solid on two opposite sides exactly the same end points (in place)."""
-    axis = 1 if one == "left" else 0
-    a, b = (_intervals(rings, SIDES.index(side), axis) for side in (one, other))
-    matches = len(a) == len(b)
-    if matches and a:
-        low_high = np.array([[v for v, *_ in pair] for pair in (a, b)])
-        matches = np.abs(low_high[0] - low_high[1]).max() < MATCH
-    if not matches:
-        if required:
-            raise MeshFailure(f"the solid on the {one} and {other} sides of the cell differs")
-        return
-    for (value, ring, index), (value_other, ring_other, index_other) in zip(a, b, strict=True):
-        mean = 0.5 * (value + value_other)
-        ring.points[index, axis] = ring_other.points[index_other, axis] = mean
-    for ends, level in ((a, 0.0), (b, 1.0)):
-        for _, ring, index in ends:
-            ring.points[index, 1 - axis] = level
-
-
-def _intervals(rings: list[Ring], side: int, axis: int) -> list[tuple[float, Ring, int]]:
-    """Coordinate, ring and index of each end of the solid intervals on a side, sorted."""
-    ends = [
-        (ring.points[index % len(ring.points), axis], ring, index % len(ring.points))
-        for ring in rings
-        for k in np.flatnonzero(ring.sides == side)
-        for index in ring.breaks[k : k + 2]
-    ]
-    return sorted(ends, key=lambda end: end[0])
-
-
-def _sample(ring: Ring, h: float) -> Lines:
-    """Points at equal distances of about ``h`` along each piece, every second one an end."""
-    points = []
-    for k, side in enumerate(ring.sides):
-        piece = ring.points[np.arange(ring.breaks[k], ring.breaks[k + 1] + 1) % len(ring.points)]
-        closed = len(ring.sides) == 1
-        if side == FREE:
-            points.append(_resample(piece, 2 * h, FEWEST_LINES if closed else 1)[:-1])
-        else:  # the same numbers on opposite sides, whatever the direction
-            low_first = piece[[0, -1]][np.argsort(piece[[0, -1]].sum(1))]
-            straight = _resample(low_first, 2 * h, 1)
-            points.append((straight if piece[0].sum() < piece[-1].sum() else straight[::-1])[:-1])
-    both = np.concatenate(points)
-    return Lines(both[::2], both[1::2])
-
-
-def _resample(points: np.ndarray, spacing: float, fewest: int) -> np.ndarray:
-    """Points of a polyline at equal arc lengths: n lines of about ``spacing``, halved."""
-    length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    lines = max(fewest, round(length[-1] / spacing))
-    at = np.linspace(0, length[-1], 2 * lines + 1)
-    return np.stack([np.interp(at, length, coordinate) for coordinate in points.T], axis=1)
-
-
-def _check_chords(lines: list[list[Lines]]) -> None:
-    """Raise when the straight chords cross each other."""
-    parts = [shapely.Polygon(r[0].ends, [hole.ends for hole in r[1:]]) for r in lines]
-    if not all(part.is_valid for part in parts):
-        raise MeshFailure("the chords of the outline cross each other")
-
-
-def _gmsh_quads(lines: list[list[Lines]], h: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mesh the polygons of the chords with gmsh."""
-    gmsh.clear()
-    geo = gmsh.model.geo
-    for region in lines:
-        loops = []
-        for ring in region:
-            tags = [geo.addPoint(x, y, 0, h) for x, y in ring.ends]
-            curves = [geo.addLine(a, b) for a, b in zip(tags, tags[1:] + tags[:1], strict=True)]
-            for curve in curves:
-                geo.mesh.setTransfiniteCurve(curve, 3)
-            loops.append(geo.addCurveLoop(curves))
-        geo.addPlaneSurface(loops)
-    geo.synchronize()
-    try:
-        gmsh.model.mesh.generate(2)
-    except Exception as error:
-        raise MeshFailure(f"gmsh: {error}") from error
-    tags, coordinates, _ = gmsh.model.mesh.getNodes()
-    triangles, _ = gmsh.model.mesh.getElementsByType(2)
-    _, connectivity = gmsh.model.mesh.getElementsByType(3)
-    if len(triangles) or not len(connectivity):
-        raise MeshFailure(f"gmsh left {len(triangles)} triangles")
-    index = np.zeros(int(tags.max()) + 1, np.int64)
-    index[tags] = np.arange(len(tags))
-    used, cells = np.unique(index[connectivity], return_inverse=True)
-    nodes = coordinates.reshape(-1, 3)[used, :2]
-    cells = cells.reshape(-1, 4)
-    clockwise = scaled_jacobian(nodes, cells).max(1) < 0
-    cells[clockwise] = cells[clockwise][:, ::-1]
-    return nodes, cells
-
-
-def _improve(nodes: np.ndarray, cells: np.ndarray, rings: list[Lines]) -> Mesh:
-    """Put the boundary nodes on the outline and smooth, without spoiling any element."""
-    ends = np.concatenate([ring.ends for ring in rings])
-    middles = np.concatenate([ring.middles for ring in rings])
-    chords = np.concatenate([0.5 * (r.ends + np.roll(r.ends, -1, 0)) for r in rings])
-    distance, found = cKDTree(nodes).query(np.concatenate([ends, chords]))
-    if distance.max() > 1e-6:
-        raise MeshFailure("gmsh moved or left out boundary nodes")
-    nodes = nodes.copy()
-    nodes[found] = np.concatenate([ends, chords])
-    inner = np.ones(len(nodes), bool)
-    inner[found] = False
-    odd = found[len(ends) :]
-    nodes = _smooth(nodes, cells, inner)
-    for _ in range(2):
-        nodes = _bulge(nodes, cells, odd, chords, middles)
-        nodes = _smooth(nodes, cells, inner)
-    worst = scaled_jacobian(nodes, cells).min()
-    if worst <= 0:
-        raise MeshFailure(f"an element is inverted (scaled Jacobian {worst:.3f})")
-    return Mesh(nodes, cells.astype(np.int32))
-
-
-def _bulge(nodes, cells, odd, chords, middles) -> np.ndarray:
-    """Move the mid-nodes of the chords onto the outline, as far as quality allows."""
-    before = scaled_jacobian(nodes, cells).min(1)
-    floor = np.minimum(before, QUALITY_FLOOR) - 1e-9
-    part = np.ones(len(odd))
-    for _ in range(8):
-        moved = nodes.copy()
-        moved[odd] = chords + part[:, None] * (middles - chords)
-        poor = scaled_jacobian(moved, cells).min(1) < floor
-        if not poor.any():
-            return moved
-        touched = np.zeros(len(nodes), bool)
-        touched[cells[poor]] = True
-        part = np.where(touched[odd], np.maximum(part - 0.25, 0), part)
-    return nodes
-
-
-def _smooth(nodes: np.ndarray, cells: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """Move inner nodes toward the mean of their neighbours where no element suffers."""
-    a, b = cells.ravel(), np.roll(cells, -1, axis=1).ravel()
-    degree = np.bincount(np.concatenate([a, b]), minlength=len(nodes))
-    for _ in range(SMOOTHING_PASSES):
-        before = scaled_jacobian(nodes, cells).min(1)
-        floor = np.minimum(before, 0.6) - 1e-9
-        mean = np.stack(
-            [
-                (
-                    np.bincount(a, nodes[b, axis], len(nodes))
-                    + np.bincount(b, nodes[a, axis], len(nodes))
-                )
-                / degree
-                for axis in range(2)
-            ],
-            axis=1,
-        )
-        move = inner.copy()
-        for _ in range(10):
-            moved = np.where(move[:, None], mean, nodes)
-            poor = scaled_jacobian(moved, cells).min(1) < floor
-            if not poor.any():
-                nodes = moved
-                break
-            move[cells[poor]] = False
-    return nodes
+    if not _match(rings, "left", "right"):
+        raise MeshFailure("the solid on the left and right sides of the cell differs")
+    _match(rings, "bottom", "top")
+    chords = [[_cut(ring, h) for ring in region] for region in regions]
+    nodes, coarse = _gmsh(chords, 2 * h)
+    nodes, cells, middles = _halve(nodes, *_triangles_and_quads(nodes, coarse), chords)
+    return _fit(nodes, cells, middles, [ring for region in chords for ring in region])
 
 
 def scaled_jacobian(nodes: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -298,8 +167,281 @@ def scaled_jacobian(nodes: np.ndarray, cells: np.ndarray) -> np.ndarray:
     corners = nodes[cells]
     edge = np.roll(corners, -1, axis=1) - corners
     length = np.hypot(edge[..., 0], edge[..., 1])
-    return _cross(np.roll(edge, 1, axis=1), edge) / (length * np.roll(length, 1, axis=1))
+    return cross(np.roll(edge, 1, axis=1), edge) / (length * np.roll(length, 1, axis=1))
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+def quality(mesh: Mesh) -> dict[str, float]:
+    """Smallest scaled Jacobian and angle (degrees), and the mean and smallest side length."""
+    corners = mesh.nodes[mesh.cells]
+    edge = np.roll(corners, -1, axis=1) - corners
+    length = np.hypot(edge[..., 0], edge[..., 1])
+    return {
+        "min_scaled_jacobian": float(scaled_jacobian(*mesh).min()),
+        "min_angle": float(np.degrees((np.pi - _turns(mesh.nodes, mesh.cells)).min())),
+        "mean_side": float(length.mean()),
+        "min_side": float(length.min()),
+    }
+
+
+def mesh_shard(config: Config, designs: Path, out: Path) -> None:
+    """Mesh one shard of designs, one file ``{index:06d}.npz`` each.
+
+    A file holds ``status`` ('ok' or the reason of the failure), ``nodes``, ``cells``, the figures
+    of :func:`quality`, ``fallback`` (empty, or what was changed to get a mesh) and
+    ``cpu_seconds``. Designs that an interrupted run has meshed already are kept.
+
+    Parameters
+    ----------
+    config
+        Settings of the run; ``mesh`` counts here.
+    designs
+        File of :func:`crumple.designs.sample_shard`.
+    out
+        Folder, written as ``{out}.partial`` and renamed when complete.
+    """
+    with np.load(designs) as file:
+        index, quarters = file["index"], file["quarter"]
+        status = file["status"] if "status" in file else np.full(len(index), "ok")
+    key = {"mesh": config.mesh.model_dump(), "designs": fingerprint([designs])}
+    steps = list(zip(index, quarters, status, strict=True))
+    with resumable_folder(out, key) as folder, gmsh_session():
+        for i, quarter, reason in progress(steps, len(steps), f"mesh {Path(designs).stem}"):
+            path = folder / f"{i:06d}.npz"
+            if path.exists():
+                continue
+            if reason == "ok":
+                save_npz(path, **_mesh_record(mirror(quarter), config.mesh.element_size))
+            else:
+                save_npz(path, **_failure(reason))
+
+
+def _mesh_record(cell: np.ndarray, h: float) -> dict[str, Any]:
+    start = time.process_time()
+    try:
+        check_cell(cell, "design")
+        mesh, fallback = mesh_cell(cell, h)
+    except (MeshFailure, UserError) as error:
+        return _failure(str(error))
+    seconds = time.process_time() - start
+    return {
+        "status": "ok",
+        **mesh._asdict(),
+        **quality(mesh),
+        "fallback": fallback,
+        "cpu_seconds": seconds,
+    }
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    return {"status": reason, "nodes": np.empty((0, 2)), "cells": np.empty((0, 4), np.int32)}
+
+
+def _match(rings: list[Ring], one: str, other: str) -> bool:
+    """Give the solid on two opposite sides the same end points (in place), if it matches."""
+    axis = 1 if one == "left" else 0
+    ends = [_ends_on(rings, SIDES.index(side), axis) for side in (one, other)]
+    if len(ends[0]) != len(ends[1]):
+        return False
+    pairs = list(zip(*ends, strict=True))
+    if any(abs(a.points[i, axis] - b.points[j, axis]) > MATCH for (a, i), (b, j) in pairs):
+        return False
+    for (a, i), (b, j) in pairs:
+        mean = 0.5 * (a.points[i, axis] + b.points[j, axis])
+        a.points[i, axis] = b.points[j, axis] = mean
+        a.points[i, 1 - axis], b.points[j, 1 - axis] = 0, 1
+    return True
+
+
+def _ends_on(rings: list[Ring], side: int, axis: int) -> list[tuple[Ring, int]]:
+    """Ring and index of the ends of the solid intervals on a side, sorted by coordinate."""
+    ends = [
+        (ring, index % len(ring.points))
+        for ring in rings
+        for k in np.flatnonzero(ring.sides == side)
+        for index in ring.breaks[k : k + 2]
+    ]
+    return sorted(ends, key=lambda end: end[0].points[end[1], axis])
+
+
+def _cut(ring: Ring, h: float) -> Chords:
+    """Cut each piece of an outline into chords."""
+    points = []
+    for k, side in enumerate(ring.sides):
+        piece = ring.piece(k)
+        if side == FREE:
+            cut = _cut_curve(piece, h, FEWEST_CHORDS if len(ring.sides) == 1 else 1)
+        else:  # from low to high: opposite sides then get the same numbers
+            ends = piece[[0, -1]]
+            upward = ends[0].sum() < ends[1].sum()
+            cut = _cut_curve(ends if upward else ends[::-1], h, 1)
+            cut = cut if upward else cut[::-1]
+        points.append(cut[:-1])
+    points = np.concatenate(points)
+    return Chords(points[::2], points[1::2])
+
+
+def _cut_curve(points: np.ndarray, h: float, fewest: int) -> np.ndarray:
+    """Ends and middles of chords about 2h long, down to half of that where the curve bends."""
+    step = np.diff(points, axis=0)
+    length = np.concatenate([[0], np.cumsum(np.hypot(*step.T))])
+    centre = 0.5 * (length[1:] + length[:-1])
+    direction = np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
+    bend = np.interp(centre + h, centre, direction) - np.interp(centre - h, centre, direction)
+    density = np.clip(np.abs(bend) / LARGEST_BEND, 1, 2) / (2 * h)
+    chords = np.concatenate([[0], np.cumsum(density * np.diff(length))])
+    count = max(fewest, round(chords[-1]))
+    at = np.interp(np.linspace(0, chords[-1], 2 * count + 1), chords, length)
+    return np.stack([np.interp(at, length, coordinate) for coordinate in points.T], axis=1)
+
+
+def _gmsh(chords: list[list[Chords]], size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mesh the polygons of the chords with quadrilaterals and some triangles.
+
+    Returns
+    -------
+    nodes : (n, 2)
+        The ends of the chords first, in their order.
+    cells : (m, 4)
+        Counter-clockwise; a triangle repeats its third node.
+    """
+    for region in chords:
+        if not shapely.Polygon(region[0].ends, [hole.ends for hole in region[1:]]).is_valid:
+            raise MeshFailure("the chords of the outline cross each other")
+    gmsh.clear()
+    geo = gmsh.model.geo
+    for region in chords:
+        loops = []
+        for ring in region:
+            points = [geo.addPoint(x, y, 0, size) for x, y in ring.ends]
+            lines = [geo.addLine(a, b) for a, b in zip(points, np.roll(points, -1), strict=True)]
+            for line in lines:
+                geo.mesh.setTransfiniteCurve(line, 2)
+            loops.append(geo.addCurveLoop(lines))
+        geo.addPlaneSurface(loops)
+    geo.synchronize()
+    gmsh.option.setNumber("Mesh.MeshSizeMax", size)
+    try:
+        gmsh.model.mesh.generate(2)
+    except Exception as error:  # gmsh raises nothing more specific
+        raise MeshFailure(f"gmsh: {error}") from error
+    tags, coordinates, _ = gmsh.model.mesh.getNodes()
+    order = np.argsort(tags)
+    nodes = coordinates.reshape(-1, 3)[order, :2]
+    triangles, quads = (
+        np.searchsorted(tags[order], gmsh.model.mesh.getElementsByType(kind)[1]) for kind in (2, 3)
+    )
+    ends = np.concatenate([ring.ends for region in chords for ring in region])
+    if len(nodes) < len(ends) or np.abs(nodes[: len(ends)] - ends).max() > TOUCH:
+        raise MeshFailure("gmsh left out nodes of the outline")
+    nodes[: len(ends)] = ends
+    return nodes, np.concatenate([triangles.reshape(-1, 3)[:, [0, 1, 2, 2]], quads.reshape(-1, 4)])
+
+
+def _triangles_and_quads(nodes: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Separate triangles (m, 3) from quadrilaterals (k, 4), and split those with a flat corner.
+
+    Where a boundary node had only one element, that element's corner would stay as flat as the
+    outline. The diagonal from that corner gives the node two.
+    """
+    is_triangle = cells[:, 2] == cells[:, 3]
+    triangles, quads = cells[is_triangle, :3], cells[~is_triangle]
+    turn = _turns(nodes, quads)
+    flat = turn.min(axis=1) < np.pi - LARGEST_CORNER
+    places = (turn[flat].argmin(axis=1)[:, None] + np.arange(4)) % 4
+    a, b, c, d = np.take_along_axis(quads[flat], places, axis=1).T
+    halves = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    return np.concatenate([triangles, halves]), quads[~flat]
+
+
+def _turns(nodes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Angle by which the outline of a cell turns at each corner: pi minus the inner angle."""
+    edge = nodes[np.roll(cells, -1, axis=1)] - nodes[cells]
+    before = np.roll(edge, 1, axis=1)
+    return np.arctan2(cross(before, edge), np.sum(before * edge, axis=-1))
+
+
+def _halve(
+    nodes: np.ndarray, triangles: np.ndarray, quads: np.ndarray, chords: list[list[Chords]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Halve every side of a mesh: a triangle gives three quadrilaterals, a quadrilateral four.
+
+    Returns
+    -------
+    nodes : (N, 2)
+        The given ones, the middles of the sides, the centres of triangles and of quadrilaterals.
+    cells : (M, 4)
+    middles : (sum of n,)
+        Index of the middle of each chord.
+    """
+    base = len(nodes)
+
+    def sides(cells: np.ndarray) -> np.ndarray:
+        pair = np.sort(np.stack([cells, np.roll(cells, -1, axis=-1)]), axis=0)
+        return pair[0] * base + pair[1]
+
+    keys = np.unique(np.concatenate([sides(triangles).ravel(), sides(quads).ravel()]))
+    new_nodes = [nodes, nodes[np.stack([keys // base, keys % base])].mean(axis=0)]
+    cells = []
+    centre = base + len(keys)
+    for polygons in (triangles, quads):
+        new_nodes.append(nodes[polygons].mean(axis=1))
+        middle = base + np.searchsorted(keys, sides(polygons))
+        centres = np.broadcast_to(centre + np.arange(len(polygons))[:, None], polygons.shape)
+        corner_cells = np.stack([polygons, middle, centres, np.roll(middle, 1, axis=1)], axis=-1)
+        cells.append(corner_cells.reshape(-1, 4))
+        centre += len(polygons)
+    rings = [len(ring.ends) for region in chords for ring in region]
+    starts = np.cumsum([0, *rings])
+    chord_keys = [sides(np.arange(a, b)) for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    middles = base + np.searchsorted(keys, np.concatenate(chord_keys))
+    return np.concatenate(new_nodes), np.concatenate(cells), middles
+
+
+def _fit(nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, chords: list[Chords]) -> Mesh:
+    """Put the boundary nodes on the outline and smooth the inside."""
+    curved = np.concatenate([ring.middles for ring in chords])
+    inner = np.ones(len(nodes), bool)
+    inner[: len(middles)] = inner[middles] = False
+    nodes = _smooth(nodes, cells, inner)
+    for _ in range(2):
+        nodes = _bulge(nodes, cells, middles, curved)
+        nodes = _smooth(nodes, cells, inner)
+    worst = scaled_jacobian(nodes, cells).min()
+    if not worst >= WORST_ACCEPTED:
+        raise MeshFailure(f"a poor element remained (scaled Jacobian {worst:.3f})")
+    return Mesh(nodes, cells.astype(np.int32))
+
+
+def _bulge(
+    nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, curved: np.ndarray
+) -> np.ndarray:
+    """Move the middles of the chords to the outline, part of the way where elements suffer."""
+    floor = np.minimum(scaled_jacobian(nodes, cells).min(axis=1), BULGE_FLOOR) - 1e-9
+    part = np.ones(len(middles))
+    poor = np.ones(1, bool)
+    while poor.any():
+        moved = nodes.copy()
+        moved[middles] += part[:, None] * (curved - nodes[middles])
+        poor = scaled_jacobian(moved, cells).min(axis=1) < floor
+        suffers = np.isin(middles, cells[poor])
+        part[suffers] = np.maximum(part[suffers] - 0.25, 0)
+    return moved
+
+
+def _smooth(nodes: np.ndarray, cells: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """Move inner nodes to the mean of their neighbours where no element suffers."""
+    a, b = cells.ravel(), np.roll(cells, -1, axis=1).ravel()
+    a, b = np.concatenate([a, b]), np.concatenate([b, a])
+    degree = np.bincount(a, minlength=len(nodes))[:, None]
+    for _ in range(SMOOTHING_PASSES):
+        floor = np.minimum(scaled_jacobian(nodes, cells).min(axis=1), SMOOTHING_FLOOR) - 1e-9
+        sums = [np.bincount(a, nodes[b, axis], len(nodes)) for axis in range(2)]
+        mean = np.stack(sums, axis=1) / degree
+        move = inner.copy()
+        poor = np.ones(1, bool)
+        while poor.any():
+            moved = np.where(move[:, None], mean, nodes)
+            poor = scaled_jacobian(moved, cells).min(axis=1) < floor
+            move[cells[poor]] = False
+        nodes = moved
+    return nodes

@@ -132,6 +132,30 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate(args.generated, args.dataset, args.designs, args.shards, args.out)
 
 
+def _add_sample(commands) -> None:
+    parser = _stage(commands, "sample", "draw one shard of random designs", _sample)
+    parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
+
+
+def _sample(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.designs import sample_shard
+
+    print(sample_shard(load_config(args.config), args.shard, args.out), file=sys.stderr)
+
+
+def _add_mesh(commands) -> None:
+    parser = _stage(commands, "mesh", "mesh one shard of designs with quadrilaterals", _mesh)
+    parser.add_argument("--designs", type=Path, required=True, help="file of `crumple sample`")
+
+
+def _mesh(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.meshing import mesh_shard
+
+    mesh_shard(load_config(args.config), args.designs, args.out)
+
+
 def _add_rasterise(commands) -> None:
     parser = _stage(commands, "rasterise", "turn simulations into pixel fields", _rasterise)
     parser.add_argument("--designs", type=Path, required=True, help="designs of the shard (npz)")
@@ -196,15 +220,58 @@ def _train(args: argparse.Namespace) -> None:
     run(args.processes, lambda: train(load_config(args.config), args.dataset, args.out))
 
 
+def _add_report(commands) -> None:
+    parser = _stage(commands, "report", "write the report of a run as one HTML page", _report)
+    _add_candidates(parser)
+    parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder of `evaluate`")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from crumple.report import write_report
+
+    write_report(
+        args.dataset,
+        args.model,
+        args.generated,
+        args.evaluation,
+        args.designs,
+        args.shards,
+        args.out,
+    )
+
+
+def _add_generate(commands) -> None:
+    parser = _stage(commands, "generate", "generate candidates for target curves", _generate)
+    parser.add_argument("--model", type=Path, required=True, help="folder of `crumple train`")
+    parser.add_argument(
+        "--targets", type=Path, nargs="+", required=True, help="CSV files of target curves"
+    )
+    _add_processes(parser)
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.diffusion.generation import generate
+    from crumple.diffusion.launch import run
+
+    config = load_config(args.config)
+    run(args.processes, lambda: generate(config, args.model, args.targets, args.out))
+
+
 COMMANDS = (
     _add_config,
+    _add_sample,
+    _add_mesh,
     _add_train,
+    _add_generate,
     _add_rasterise,
     _add_index,
     _add_inspect,
     _add_targets,
     _add_extract,
     _add_evaluate,
+    _add_report,
 )
 
 

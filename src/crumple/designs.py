@@ -115,8 +115,8 @@ def mirror(quarter: np.ndarray) -> np.ndarray:
     return np.concatenate([half, half[::-1]], axis=0)
 
 
-def sample_shard(config: cfg.Config, shard: int, out: Path) -> None:
-    """Write one shard of the designs of a run.
+def sample_shard(config: cfg.Config, shard: int, out: Path) -> str:
+    """Write one shard of the designs of a run and return its :func:`statistics`.
 
     The file holds ``index`` (n) int64, ``quarter`` (n, 48, 48) uint8 (the upper left quarter,
     1 solid, row 0 = top), ``seed``, ``threshold``, ``solid_fraction`` and ``tries`` (n).
@@ -134,15 +134,18 @@ def sample_shard(config: cfg.Config, shard: int, out: Path) -> None:
         raise UserError(f"shard {shard} does not exist: this run has shards 0 to {last}")
     steps = progress(index, len(index), f"sample {shard:04d}")
     found = [sample(config.seed, int(i), settings) for i in steps]
+    tries = np.array([design.tries for design in found])
+    solid_fraction = np.array([design.quarter.mean() for design in found])
     save_npz(
         out,
         index=index,
         quarter=np.stack([design.quarter for design in found]),
         seed=np.full(len(index), config.seed),
         threshold=np.array([design.threshold for design in found]),
-        solid_fraction=np.array([design.quarter.mean() for design in found]),
-        tries=np.array([design.tries for design in found]),
+        solid_fraction=solid_fraction,
+        tries=tries,
     )
+    return statistics(tries, solid_fraction)
 
 
 def statistics(tries: np.ndarray, solid_fraction: np.ndarray) -> str:

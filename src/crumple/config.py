@@ -149,7 +149,7 @@ class Model(Section):
         "lagrangian", description="fields on the undeformed or on the deformed cell (paper S7)"
     )
     mask: bool = Field(True, description="one static channel for the solid, shared by all frames")
-    fields: list[Literal["u1", "w2", "s22", "mises", "solid"]] = Field(
+    fields: list[Literal["u1", "u2", "w2", "s22", "mises", "solid"]] = Field(
         ["u1", "w2", "s22"],
         description="channels of every frame; w2 = u2 + strain y; none: only the design (paper S7)",
     )
@@ -173,12 +173,14 @@ class Model(Section):
             raise ValueError("channels and depths must have as many entries")
         if any(width % 16 for width in self.channels) or any(depth < 1 for depth in self.depths):
             raise ValueError("channels must be multiples of 16, depths at least 1")
-        if not self.mask and not self.fields:
-            raise ValueError("nothing to generate: set mask or name fields")
-        if self.reference_frame == "eulerian" and (self.mask or {"u1", "w2"} & set(self.fields)):
+        if self.reference_frame == "eulerian" and (
+            self.mask or "solid" not in self.fields or {"u1", "u2", "w2"} & set(self.fields)
+        ):
             raise ValueError("the eulerian frame has the fields solid, s22, mises and no mask")
         if self.reference_frame == "lagrangian" and "solid" in self.fields:
             raise ValueError("solid is a field of the eulerian frame; here it is the mask")
+        if self.reference_frame == "lagrangian" and not self.mask and "u2" not in self.fields:
+            raise ValueError("the design is read from the mask or from u2: set mask or name u2")
         return self
 
 

@@ -139,13 +139,15 @@ def transform(state: Tensor, element: int, fields: Sequence[str], static: int) -
     return state
 
 
-def symmetries(augmentation: str, reference_frame: str) -> list[int]:
+def symmetries(augmentation: str, model: Model) -> list[int]:
     """Return the elements of the group that training draws from.
 
-    In the deformed cell y -> 1-y is no mirror image of the picture, since only one platen moves.
+    Only one platen moves, so y -> 1-y is no mirror image of u2, nor of a picture of the deformed
+    cell: models of those are trained without it.
     """
-    bits = {"none": 0, "shift": S, "all": H | S if reference_frame == "eulerian" else H | V | S}
-    return [element for element in range(8) if element & ~bits[augmentation] == 0]
+    mirrors = H if model.reference_frame == "eulerian" or "u2" in model.fields else H | V
+    allowed = {"none": 0, "shift": S, "all": S | mirrors}[augmentation]
+    return [element for element in range(8) if element & ~allowed == 0]
 
 
 class Samples:

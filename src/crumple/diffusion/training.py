@@ -289,7 +289,7 @@ class _Run:
         self.micro_batch, self.accumulation = micro_batch, accumulation
         self.settings = config.training
         self.normalisation = training.normalisation
-        self.elements = symmetries(self.settings.augmentation, self.normalisation.reference_frame)
+        self.elements = symmetries(self.settings.augmentation, config.model)
         device = accelerator.device
         self.channel_weights = self.normalisation.layout.weights().to(device)
 

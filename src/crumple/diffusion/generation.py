@@ -1,0 +1,277 @@
+"""Candidates for target curves: sample, read the design, rank by the predicted curve."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from accelerate import PartialState
+from torch import Tensor
+
+from crumple import __version__, seeds
+from crumple.atomic import resumable_folder, save_npz
+from crumple.config import Config, Generation
+from crumple.dataset import UNITS, pixel_height
+from crumple.designs import mirror
+from crumple.diffusion.data import Normalisation
+from crumple.diffusion.model import TrainedModel, load_model
+from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
+from crumple.diffusion.training import mixed_precision, standard_normal
+from crumple.errors import UserError
+from crumple.evaluation import nrmse, predicted_curve
+from crumple.progress import progress
+from crumple.targets import Targets, read_targets
+from crumple.topology import design_from_displacement, read_designs
+
+CHANNELS = ("u1", "u2", "s22")
+
+
+def sample(
+    model: TrainedModel, stress: Tensor, known: Tensor, noise: Tensor, settings: Generation
+) -> Tensor:
+    """Draw one sample per row of ``noise``.
+
+    Parameters
+    ----------
+    model
+        From :func:`crumple.diffusion.model.load_model`.
+    stress
+        ``(batch, steps)`` effective stress in MPa; looked at where ``known``.
+    known
+        ``(batch, steps)`` bool.
+    noise
+        ``(batch, channels, 96, 96)`` standard normal.
+    settings
+        Sampler, noise levels, guidance.
+
+    Returns
+    -------
+    Tensor
+        Of the shape of ``noise``, physical units; the order of channels is that of
+        ``model.normalisation``.
+    """
+    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+    denoise = guided(
+        model.denoiser,
+        model.normalisation.encode_curve(stress),
+        known,
+        settings.guidance,
+        settings.guidance_interval,
+    )
+    with torch.inference_mode():
+        state = SAMPLERS[settings.sampler](denoise, noise * settings.sigma_max, sigmas)
+    return model.normalisation.decode(state)
+
+
+def generate(config: Config, model_folder: Path, target_files: Sequence[Path], out: Path) -> None:
+    """Generate candidates for every target; every process of a distributed run calls this.
+
+    Batches are the same whatever the number of processes, which share them out; a batch that is
+    done is not done again when the command is repeated after an interruption.
+
+    Parameters
+    ----------
+    config
+        Sections ``seed``, ``designs`` (acceptance rules) and ``generation``.
+    model_folder
+        Model of ``crumple train``.
+    target_files
+        See :func:`crumple.targets.read_targets`.
+    out
+        Zarr store with a row per candidate, those of a target together: ``frames`` (n, 11, 3, 96,
+        96) in physical units, ``mask``, ``predicted_stress``, ``target_stress`` (NaN where a
+        target says nothing), ``predicted_nrmse``, ``rank`` within the target, ``quarter`` and its
+        ``status``, ``quarter_u2``, ``seed``. What a model doesn't predict is NaN.
+    """
+    settings = config.generation
+    if settings.sigma_min >= settings.sigma_max:
+        raise UserError("generation.sigma_min must be smaller than generation.sigma_max")
+    gpu = torch.cuda.is_available()
+    state = PartialState(cpu=not gpu)
+    model = load_model(model_folder, state.device)
+    targets = read_targets(target_files, np.array(model.normalisation.curve_strain))
+    count = len(targets.names) * settings.candidates
+    batches = [range(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
+
+    precision = mixed_precision("auto", state.device.type)
+    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
+    key = {
+        "seed": config.seed,
+        "settings": settings.model_dump(mode="json"),
+        "designs": config.designs.model_dump(mode="json"),
+        "model": (model_folder / "config.json").read_text(),
+        "targets": [targets.names, targets.stress.tolist(), targets.known.tolist()],
+    }
+    main = state.is_main_process
+    partial = out.with_name(out.name + ".partial")
+    start = time.monotonic()
+    with resumable_folder(out, key) if main else nullcontext(partial) as folder:
+        state.wait_for_everyone()
+        mine = range(state.process_index, len(batches), state.num_processes)
+        for number in progress(mine, len(mine), "generate", "batch") if main else mine:
+            part = folder / f"part-{number:05d}.npz"
+            if not part.exists():
+                with autocast:
+                    save_npz(part, **_candidates(model, targets, batches[number], config))
+        state.wait_for_everyone()
+        if main:
+            attributes = {
+                "format": "crumple-generated",
+                "version": 1,
+                "crumple": __version__,
+                "units": UNITS,
+                "channels": list(CHANNELS),
+                "frame_strain": list(model.normalisation.curve_strain),
+                "target_names": targets.names,
+                "guidance": settings.guidance,
+                "sampler": settings.sampler,
+                "steps": settings.steps,
+                "evaluations_per_sample": evaluations(settings.sampler, settings.steps),
+                "seconds": time.monotonic() - start,
+            }
+            _assemble(folder, len(batches), attributes)
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def _candidates(
+    model: TrainedModel, targets: Targets, numbers: range, config: Config
+) -> dict[str, np.ndarray]:
+    """Sample the candidates ``numbers`` and describe them; the columns of the store."""
+    device = next(model.denoiser.parameters()).device
+    target = np.array(numbers) // config.generation.candidates
+    seed = [int(seeds.rng(config.seed, "generation", i).integers(2**63)) for i in numbers]
+    shape = (model.normalisation.layout.channels, *mirror(np.zeros((48, 48))).shape)
+    physical = sample(
+        model,
+        torch.tensor(targets.stress[target], dtype=torch.float32, device=device),
+        torch.tensor(targets.known[target], device=device),
+        torch.stack([standard_normal(shape, s, device) for s in seed]),
+        config.generation,
+    )
+    mask, frames, curve = read_sample(physical.float().cpu().numpy(), model.normalisation)
+    known = targets.known[target] & np.isfinite(curve)
+    goal = np.where(targets.known[target], targets.stress[target], np.nan)
+    with np.errstate(invalid="ignore"):
+        error = nrmse(np.where(known, curve, 0), np.where(known, goal, 0))
+    readout = read_designs(mask, config.designs)
+    predicts_u2 = np.isfinite(frames[:, :, 1]).all()
+    return {
+        "frames": frames.astype(np.float16),
+        "mask": mask.astype(np.float16),
+        "predicted_stress": curve.astype(np.float32),
+        "target_stress": goal.astype(np.float32),
+        "target": target.astype(np.int32),
+        "predicted_nrmse": error.astype(np.float32),
+        "quarter": readout.quarter,
+        "status": readout.status,
+        "quarter_u2": np.array(
+            [
+                design_from_displacement(u2) if predicts_u2 else np.zeros((48, 48), np.uint8)
+                for u2 in frames[:, :, 1]
+            ]
+        ),
+        "seed": np.array(seed, np.int64),
+    }
+
+
+def read_sample(
+    physical: np.ndarray, normalisation: Normalisation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read mask, fields and the predicted curve from samples of any kind of model.
+
+    Parameters
+    ----------
+    physical
+        ``(n, channels, 96, 96)`` samples in physical units.
+    normalisation
+        Says what the channels are.
+
+    Returns
+    -------
+    mask : ndarray
+        ``(n, 96, 96)`` in [0, 1]; without a mask channel what the displacement (paper 4.7) or the
+        solid of the least deformed frame says.
+    frames : ndarray
+        ``(n, steps, 3, 96, 96)`` u1, u2 and s22 on the undeformed cell, 0 in the void, NaN where
+        not predicted.
+    curve : ndarray
+        ``(n, steps)`` predicted effective stress, MPa, NaN where not predicted.
+    """
+    layout, names = normalisation.layout, normalisation.fields
+    static, fields = layout.split(torch.from_numpy(physical))
+    fields = fields.numpy()
+    strain = np.array(normalisation.frame_strain)
+    steps = np.searchsorted(normalisation.curve_strain, strain - 1e-9)
+    shape = (len(physical), len(normalisation.curve_strain))
+    frames = np.full((*shape, 3, *physical.shape[-2:]), np.nan, np.float32)
+    curve = np.full(shape, np.nan)
+    by_name = {name: fields[:, :, i] for i, name in enumerate(names)}
+    if "w2" in by_name:
+        by_name["u2"] = by_name["w2"] - strain[:, None, None] * pixel_height()
+
+    if normalisation.mask:
+        mask = static[:, 0].numpy().clip(0, 1)
+    elif "solid" in by_name:
+        mask = by_name["solid"][:, 0].clip(0, 1)
+    else:
+        mask = np.array([mirror(design_from_displacement(u)) for u in by_name["u2"]], np.float32)
+    if "s22" in by_name:
+        cover = by_name["solid"].clip(0, 1) if "solid" in by_name else (mask > 0.5)[:, None]
+        s22 = by_name["s22"] * cover
+        stress = -s22.mean(axis=(-2, -1)) / (1 - strain)
+        curve[:, steps] = predicted_curve(s22, strain) if len(strain) > 1 else stress
+    if normalisation.reference_frame == "lagrangian":
+        for channel, name in enumerate(CHANNELS):
+            if name in by_name:
+                frames[:, steps, channel] = by_name[name] * (mask > 0.5)[:, None]
+    return mask, frames, curve
+
+
+def _assemble(folder: Path, parts: int, attributes: dict[str, Any]) -> None:
+    """Turn the parts in ``folder`` into a zarr store there."""
+    paths = [folder / f"part-{number:05d}.npz" for number in range(parts)]
+    columns: dict[str, list[np.ndarray]] = {}
+    for path in paths:
+        with np.load(path) as part:
+            for name in part.files:
+                columns.setdefault(name, []).append(part[name])
+    arrays = {name: np.concatenate(values) for name, values in columns.items()}
+    arrays["rank"] = rank_within(arrays["target"], arrays["predicted_nrmse"])
+    store = zarr.open_group(folder, mode="a", zarr_format=3)
+    for name, values in arrays.items():
+        text = values.dtype.kind in "UT"
+        array = store.create_array(
+            name,
+            shape=values.shape,
+            dtype=str if text else values.dtype,
+            chunks=(1, *values.shape[1:]) if values.ndim > 2 else values.shape,
+            overwrite=True,
+        )
+        array[...] = values.astype(object) if text else values
+    store.attrs.update(attributes)
+    for path in paths:
+        path.unlink()
+
+
+def rank_within(target: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return the rank of each candidate within its target: 0 has the smallest predicted error.
+
+    Parameters
+    ----------
+    target
+        ``(n,)`` target number.
+    error
+        ``(n,)`` predicted error; NaN ranks last.
+    """
+    rank = np.empty(len(target), np.int32)
+    for number in np.unique(target):
+        rows = np.flatnonzero(target == number)
+        rank[rows[np.argsort(error[rows], kind="stable")]] = np.arange(len(rows))
+    return rank

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from crumple import dataset, designs, evaluation, topology
+from crumple import dataset, designs, evaluation, report, topology
 from crumple.config import Config
 
 FRAME_STRAIN = np.array([0.002, *np.arange(0.02, 0.201, 0.02)]).round(3)
@@ -174,3 +174,13 @@ def write_chain(folder: Path, candidates: int = 3) -> dict[str, Path]:
     write_verified(paths["designs"], paths["generated"], paths["shard"], factors, status)
     write_model(paths["model"])
     return paths
+
+
+def write_run_report(paths: dict[str, Path], evaluated: Path, out: Path) -> Path:
+    """Evaluate a synthetic run and write its report."""
+    parts = [paths["designs"]], [paths["shard"]]
+    evaluation.evaluate(paths["generated"], paths["dataset"], *parts, evaluated)
+    report.write_report(
+        paths["dataset"], paths["model"], paths["generated"], evaluated, *parts, out
+    )
+    return out

@@ -13,8 +13,9 @@ import zarr
 
 from crumple import designs as design_images
 from crumple.atomic import save_text
-from crumple.dataset import Dataset
+from crumple.dataset import Dataset, open_shard
 from crumple.errors import UserError
+from crumple.evaluation import HELD_OUT
 from crumple.report import page
 from crumple.report.bodies import LENGTH_UNIT, body, pack
 from crumple.report.charts import Line
@@ -57,7 +58,8 @@ def write_report(
     store = open_generated(generated)
     samples = _samples(dataset)
     background = [Line("", "", s.strain, s.stress) for s in _spread(samples, BACKGROUND_CURVES)]
-    shown, packed = _candidates(result, store, design_files, shards)
+    others = {row["target"]: _others(dataset, row) for row in result["targets"]}
+    shown, packed = _candidates(result, others, store, design_files, shards)
     strain, scale = result["frame_strain"], page.colour_scale_css()
     articles = [
         page.target_article(row, strain, shown[row["target"]], background, scale)
@@ -155,12 +157,29 @@ def _samples(dataset: Dataset) -> list[page.Sample]:
     return sorted(samples, key=lambda sample: float(sample.stress[-1]))
 
 
+def _others(dataset: Dataset, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return the designs that a target is compared with, by caption."""
+    wanted = {"best match": row["best_match_index"]}
+    if row["target"].startswith(HELD_OUT):
+        wanted["where the target is from"] = int(row["target"].removeprefix(HELD_OUT))
+    place = {
+        index: (number, r)
+        for number, shard in enumerate(dataset.manifest["shards"])
+        for r, index in enumerate(shard["indices"])
+    }
+    return {
+        caption: dataset.shard(place[index][0])["solid"][place[index][1]]
+        for caption, index in wanted.items()
+        if index in place
+    }
+
+
 def _verified_frames(
     design_files: Sequence[Path], shards: Sequence[Path]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield candidate, solid and frames (u1, u2, sigma_22) of the simulated candidates."""
     for design_path, shard_path in zip(design_files, shards, strict=True):
-        shard = zarr.open_group(shard_path, mode="r")
+        shard = open_shard(shard_path)
         with np.load(design_path) as design:
             candidate = design["candidate"]
         for row, number in enumerate(candidate):
@@ -169,6 +188,7 @@ def _verified_frames(
 
 def _candidates(
     result: Mapping[str, Any],
+    others: Mapping[str, Mapping[str, np.ndarray]],
     store: zarr.Group,
     design_files: Sequence[Path],
     shards: Sequence[Path],
@@ -192,7 +212,7 @@ def _candidates(
                 pack(body(solid, frames), limit),
             ]
         shown[candidate["target"]].append(
-            page.Shown(candidate, quarter, mask, whole, numbers, limit)
+            page.Shown(candidate, quarter, mask, whole, others[candidate["target"]], numbers, limit)
         )
     for items in shown.values():
         items.sort(key=lambda item: item.row["index"])

@@ -151,11 +151,12 @@ def _continued(grid: np.ndarray, solid: np.ndarray, axis: int, direction: int) -
 def _soften(values: np.ndarray, outline: np.ndarray) -> np.ndarray:
     """Average outline vertices with their two neighbours, 1/4-1/2-1/4; ends stay."""
     count = values.shape[2]
+    rows = values.shape[0] * values.shape[1]
     a, b = outline.T
     links = sparse.coo_array((np.ones(2 * len(a)), (np.r_[a, b], np.r_[b, a])), (count, count))
     inner = links.sum(axis=0) == 2
     for _ in range(SOFTENING_PASSES):
-        total = (values.reshape(-1, count) @ links).reshape(values.shape)
+        total = (values.reshape(rows, count) @ links).reshape(values.shape)
         values = np.where(inner, values / 2 + total / 4, values)
     return values
 
@@ -179,9 +180,9 @@ def pack(moving: Body, stress_limit: float) -> dict[str, int | str]:
     position = np.round(moving.position / LENGTH_UNIT).astype(np.int64).transpose(0, 2, 1)
     level = np.clip(moving.stress / stress_limit, -1, 1) * STRESS_LEVELS
     parts = [
-        _differences(position.reshape(-1, position.shape[-1]), "<i2"),
-        _differences(moving.triangles.reshape(1, -1), "<i2"),
-        _differences(moving.outline.reshape(1, -1), "<i2"),
+        _differences(position, "<i2"),
+        _differences(moving.triangles.ravel(), "<i2"),
+        _differences(moving.outline.ravel(), "<i2"),
         _differences(np.round(level).astype(np.int64), "i1"),
     ]
     return {
@@ -194,8 +195,8 @@ def pack(moving: Body, stress_limit: float) -> dict[str, int | str]:
 
 
 def _differences(values: np.ndarray, kind: str) -> bytes:
-    """Return the differences along the rows as wrapping integers; they compress better."""
-    steps = np.diff(values, axis=1, prepend=0)
+    """Return the differences along the last axis as wrapping integers; they compress better."""
+    steps = np.diff(values, axis=-1, prepend=0)
     return (
         (steps & ((1 << 8 * np.dtype(kind).itemsize) - 1)).astype(kind.replace("i", "u")).tobytes()
     )

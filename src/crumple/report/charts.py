@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 38  # margins around the plot area, in SVG units
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 38  # margins around the plot area, in SVG units
 
 
 class Line(NamedTuple):
@@ -133,8 +133,11 @@ def chart(
             f"{escape(x.label)}</text>",
             f'<text class="label" transform="translate(11 {TOP + plot_height / 2:.0f}) '
             f'rotate(-90)">{escape(y.label)}</text>',
+            f'<svg x="{LEFT}" y="{TOP}" width="{plot_width}" height="{plot_height}" '
+            f'viewBox="{LEFT} {TOP} {plot_width} {plot_height}">',  # cuts what leaves the axes
             f'<g class="background">{"".join(map(polyline, background))}</g>',
             *map(polyline, lines),
+            "</svg>",
             f'<line class="cursor" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{base}"/>' * cursor,
             "</svg>",
         ]

@@ -41,6 +41,7 @@ class Shown(NamedTuple):
     quarter: np.ndarray  # (48, 48) the extracted design
     mask: np.ndarray  # (96, 96) as sampled
     solid: np.ndarray  # (96, 96) the whole design
+    others: Mapping[str, np.ndarray]  # designs to compare with, by caption
     bodies: tuple[int, int] | None  # numbers of the packed bodies, predicted and simulated
     stress_limit: float  # MPa at the ends of its colour scale
 
@@ -205,7 +206,7 @@ def target_article(
 def title(name: str) -> str:
     """Return a target's name for people: ``b_stiffening_at_10`` is `b: stiffening at 10`."""
     if name.startswith("heldout_"):
-        return f"Response of held-out design {int(name.removeprefix('heldout_'))}"
+        return f"held-out design {int(name.removeprefix('heldout_'))}"
     return escape(name.replace("_", " "))
 
 
@@ -269,10 +270,15 @@ def candidate_pane(
         + "</span></li>"
         for kind, label, _, error in lines
     )
+    others = "".join(
+        f"<figure>{image(solid, caption)}<figcaption>{caption}</figcaption></figure>"
+        for caption, solid in shown.others.items()
+    )
     design = (
         f'<div class="design-row"><figure>{image(shown.mask, "sampled mask")}'
         f"<figcaption>as sampled</figcaption></figure>"
         f"<figure>{image(shown.solid, 'design')}<figcaption>design</figcaption></figure>"
+        f"{others}"
         f"<p>Candidate {candidate['candidate']}, predicted rank {candidate['rank'] + 1} of "
         f"{row['candidates']}; solid fraction {percent(float(shown.solid.mean()), 0)}."
         f"{_comparison(candidate)}</p></div>"
@@ -311,7 +317,6 @@ def _reason(candidate: Mapping[str, Any]) -> str:
 
 
 def _viewer(strain: Sequence[float], limit: float, scale_css: str) -> str:
-    middle = strain[len(strain) // 2]
     return (
         '<div class="panels">'
         '<figure><canvas aria-label="predicted deformation"></canvas>'
@@ -320,7 +325,7 @@ def _viewer(strain: Sequence[float], limit: float, scale_css: str) -> str:
         "<figcaption>simulated (finite elements)</figcaption></figure></div>"
         '<div class="controls"><button type="button" class="play" aria-label="play">▶</button>'
         f'<input type="range" aria-label="{STRAIN}" min="{strain[0]}" max="{strain[-1]}" '
-        f'step="any" value="{middle}"><output></output></div>'
+        f'step="any" value="{strain[-1]}"><output></output></div>'
         f'<div class="scale"><span>−{limit:.0f} MPa</span><i style="background:{scale_css}"></i>'
         f"<span>+{limit:.0f} MPa</span><span></span>"
         '<span style="text-align:center">σ<sub>22</sub>: compression, tension</span></div>'
@@ -359,8 +364,8 @@ def target_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def candidate_table(candidates: Sequence[Mapping[str, Any]]) -> str:
     """Return a row per generated candidate."""
-    columns = [("target", "text"), ("candidate", ""), ("predicted rank", ""), ("design", "text")]
-    columns += [("simulation", "text")] + [(text, "") for _, text in ERRORS]
+    columns = [("target", "text"), ("candidate", ""), ("predicted rank", ""), ("design", "long")]
+    columns += [("simulation", "long")] + [(text, "") for _, text in ERRORS]
     body = []
     for row in candidates:
         verified = row.get("verified")
@@ -446,7 +451,7 @@ def failures(dataset: Sequence[Mapping[str, Any]], candidates: Sequence[Mapping[
     """List what failed: designs of the data set, read-outs, simulations of candidates."""
     unread = Counter(c["design"] for c in candidates if c["design"] != "ok")
     broken = [c for c in candidates if c.get("verified") not in (None, "ok")]
-    columns = [("where", "text"), ("which", "text"), ("reason", "text")]
+    columns = [("where", "text"), ("which", "text"), ("reason", "long")]
     rows = [
         [("data set", "data set"), (f["index"], f["index"]), _text(f["reason"])] for f in dataset
     ]

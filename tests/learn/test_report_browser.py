@@ -1,0 +1,176 @@
+"""The report in a real browser: pictures load, nothing complains, sorting and animation work."""
+
+import shutil
+import time
+
+import pytest
+
+import synthetic
+
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium, chromedriver")
+
+
+FILLED_ROWS = """
+function filled(canvas) {  // part of the rows in which something is drawn
+  const copy = Object.assign(document.createElement('canvas'),
+                             {width: canvas.width, height: canvas.height});
+  const context = copy.getContext('2d', {willReadFrequently: true});
+  context.drawImage(canvas, 0, 0);
+  const words = new Uint32Array(context.getImageData(0, 0, copy.width, copy.height).data.buffer);
+  let rows = 0;
+  for (let j = 0; j < copy.height; j++)
+    rows += words.subarray(j * copy.width, (j + 1) * copy.width).some((word) => word !== 0);
+  return rows / copy.height;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    paths = synthetic.write_chain(folder)
+    return synthetic.write_run_report(paths, folder / "evaluation", folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    switches = "headless no-sandbox disable-gpu no-first-run disable-background-networking"
+    switches += " disable-component-update disable-sync window-size=1300,1000"
+    for switch in [*switches.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(f"--{switch}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, report):
+    browser.get(report.as_uri())
+    yield browser
+    assert browser.get_log("browser") == []
+
+
+def wait_for(page, script, seconds=20):
+    """Poll a script until it returns something true."""
+    end = time.monotonic() + seconds
+    while not (value := page.execute_script(f"return {script}")):
+        assert time.monotonic() < end, f"{script} stayed {value!r}"
+        time.sleep(0.05)
+    return value
+
+
+def test_console_log_would_show_an_error(browser, report, tmp_path):
+    """The negative control of every other test here."""
+    broken = tmp_path / "broken.html"
+    broken.write_text(report.read_text().replace('"use strict";', "missing.call();"))
+    browser.get(broken.as_uri())
+    assert any("missing" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_every_image_loads(page):
+    loaded, total = page.execute_script(
+        "const images = [...document.images];"
+        "return [images.filter((i) => i.complete && i.naturalWidth === 96).length, images.length]"
+    )
+    quarter_tiles = 23 + 6 * 3 + 2  # gallery; three per candidate, four for the held-out target
+    assert loaded == total == quarter_tiles
+
+
+def test_nothing_is_wider_than_the_window(page):
+    assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_heading_sorts_its_table(page):
+    column = 5  # best match
+    values = (
+        "[...document.querySelectorAll('#targets-table tbody tr')]"
+        f".map((row) => Number(row.cells[{column}].dataset.value))"
+    )
+    before = page.execute_script(f"return {values}")
+    head = f"document.querySelectorAll('#targets-table th')[{column}]"
+    page.execute_script(f"{head}.querySelector('button').click()")
+    assert page.execute_script(f"return {values}") == sorted(before) != before
+    assert page.execute_script(f"return {head}.getAttribute('aria-sort')") == "ascending"
+    page.execute_script(f"{head}.querySelector('button').click()")
+    assert page.execute_script(f"return {values}") == sorted(before, reverse=True)
+
+
+def test_missing_values_sort_last_either_way(page):
+    cells = (
+        "[...document.querySelectorAll('#candidates-table tbody tr')]"
+        ".map((row) => row.cells[6].dataset.value)"
+    )
+    button = "document.querySelectorAll('#candidates-table th')[6].querySelector('button')"
+    for _ in range(2):
+        page.execute_script(f"{button}.click()")
+        values = page.execute_script(f"return {cells}")
+        assert values.index("") == 5 and values.count("") == 4
+
+
+def test_the_animation_draws_both_bodies(page):
+    """The slider moves the platen: rows over it are empty, more of them at 20 % than at 2 %."""
+    page.execute_script(
+        "document.querySelector('article.target').scrollIntoView({behavior: 'instant'})"
+    )
+    wait_for(page, "document.querySelectorAll('canvas[data-drawn]').length >= 2")
+    pane = "document.querySelector('.candidate[data-predicted]:not([hidden])')"
+
+    def filled_rows(strain):
+        page.execute_script(
+            f"const slider = {pane}.querySelector('input'); slider.value = {strain};"
+            "slider.dispatchEvent(new Event('input'));"
+        )
+        wait_for(page, f"{pane}.querySelector('canvas').dataset.drawn == '{strain}'")
+        return page.execute_script(
+            f"return [...{pane}.querySelectorAll('canvas')].map(filled);" + FILLED_ROWS
+        )
+
+    for early, late in zip(filled_rows(0.02), filled_rows(0.2), strict=True):
+        assert early == pytest.approx((1.0 - 0.02 + 0.024) / 1.1, abs=0.02)
+        assert late == pytest.approx((1.0 - 0.2 + 0.024) / 1.1, abs=0.02)
+    caption = page.execute_script(f"return {pane}.querySelector('output').textContent")
+    assert "20.0 %" in caption and "field error 0 %" in caption
+
+
+def test_play_moves_the_slider_and_stops(page):
+    pane = "document.querySelector('.candidate[data-predicted]:not([hidden])')"
+    page.execute_script(f"{pane}.scrollIntoView({{behavior: 'instant'}})")
+    value = f"Number({pane}.querySelector('input').value)"
+    wait_for(page, f"{value} > 0.01 && {value} < 0.15")  # begins by itself
+    page.execute_script(f"{pane}.querySelector('.play').click()")
+    stopped = page.execute_script(f"return {value}")
+    time.sleep(0.3)
+    assert page.execute_script(f"return {value}") == stopped
+
+
+def test_chips_switch_between_candidates(page):
+    visible = (
+        "[...document.querySelectorAll('article.target')[1].querySelectorAll('.candidate')]"
+        ".map((pane) => !pane.hidden)"
+    )
+    assert page.execute_script(f"return {visible}") == [False, True]
+    page.execute_script(
+        "document.querySelectorAll('article.target')[1].querySelector('.chips button').click()"
+    )
+    assert page.execute_script(f"return {visible}") == [True, False]
+    failed = "document.querySelectorAll('article.target')[1].querySelector('.failed').innerText"
+    assert "gmsh gave up" in page.execute_script(f"return {failed}")
+
+
+def test_pointing_at_a_design_lights_its_curve(page):
+    lit = "document.querySelectorAll('.gallery polyline.lit').length"
+    assert page.execute_script(f"return {lit}") == 0
+    page.execute_script("document.querySelector('.tiles figure').focus()")
+    assert page.execute_script(f"return {lit}") == 1
+
+
+def test_theme_button_changes_the_colours(page):
+    colour = "getComputedStyle(document.body).backgroundColor"
+    before = page.execute_script(f"return {colour}")
+    page.execute_script("document.getElementById('theme').click()")
+    assert page.execute_script(f"return {colour}") != before

@@ -212,7 +212,7 @@ def mesh_shard(config: Config, designs: Path, out: Path) -> None:
             if reason == "ok":
                 save_npz(path, **_mesh_record(mirror(quarter), config.mesh.element_size))
             else:
-                save_npz(path, **_failure(reason))
+                save_npz(path, **_failure(f"not acceptable: {reason}"))
 
 
 def _mesh_record(cell: np.ndarray, h: float) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _mesh_record(cell: np.ndarray, h: float) -> dict[str, Any]:
         check_cell(cell, "design")
         mesh, fallback = mesh_cell(cell, h)
     except (MeshFailure, UserError) as error:
-        return _failure(str(error))
+        return _failure(f"not meshable: {error}")
     seconds = time.process_time() - start
     return {
         "status": "ok",
@@ -277,6 +277,8 @@ def _cut(ring: Ring, h: float) -> Chords:
             cut = cut if upward else cut[::-1]
         points.append(cut[:-1])
     points = np.concatenate(points)
+    if len(points) < 6:
+        raise MeshFailure("a part of the solid is smaller than an element")
     return Chords(points[::2], points[1::2])
 
 
@@ -400,6 +402,8 @@ def _halve(
 def _fit(nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, chords: list[Chords]) -> Mesh:
     """Put the boundary nodes on the outline and smooth the inside."""
     curved = np.concatenate([ring.middles for ring in chords])
+    on_chord = np.abs(curved - nodes[middles]).max(axis=1) < TOUCH
+    nodes[middles[on_chord]] = curved[on_chord]  # exactly the same on opposite sides
     inner = np.ones(len(nodes), bool)
     inner[: len(middles)] = inner[middles] = False
     nodes = _smooth(nodes, cells, inner)

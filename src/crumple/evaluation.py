@@ -31,7 +31,8 @@ def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     stress, reference
-        ``(..., steps)`` effective stress, MPa; they broadcast against each other.
+        ``(..., steps)`` effective stress, MPa; they broadcast against each other. Steps where the
+        reference is NaN do not count.
 
     Returns
     -------
@@ -39,7 +40,11 @@ def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
         ``(...)`` |stress - reference| / |reference|, a fraction.
     """
     reference = np.asarray(reference, np.float64)
-    return np.linalg.norm(stress - reference, axis=-1) / np.linalg.norm(reference, axis=-1)
+    known = np.isfinite(reference)
+    difference = np.where(known, stress - reference, 0)
+    return np.linalg.norm(difference, axis=-1) / np.linalg.norm(
+        np.where(known, reference, 0), axis=-1
+    )
 
 
 def field_error(field: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -343,9 +348,9 @@ def _target_row(
 ) -> dict[str, Any]:
     """Return the row of one target: baselines, failures, and the errors of its candidates."""
     chosen = sorted((c for c in candidates if "verified" in c), key=lambda c: c["index"])
-    fe = np.array([c["nrmse_fe_target"] for c in chosen if c["verified"] == "ok"])
-    errors = baseline.errors[:, number]
     done = [c for c in chosen if c["verified"] == "ok"]
+    fe = [c["nrmse_fe_target"] for c in done]
+    errors = baseline.errors[:, number]
     return {
         "target": name,
         "group": "held out" if name.startswith(HELD_OUT) else "given",
@@ -359,9 +364,9 @@ def _target_row(
         "random_best_of_k": expected_best_of(errors, max(len(chosen), 1)),
         "predicted_first": chosen[0]["nrmse_predicted_target"] if chosen else None,
         "fe_first": chosen[0].get("nrmse_fe_target") if chosen else None,
-        "fe_mean": float(fe.mean()) if len(fe) else None,
-        "fe_median": float(np.median(fe)) if len(fe) else None,
-        "fe_best": float(fe.min()) if len(fe) else None,
+        "fe_mean": _mean(fe),
+        "fe_median": _median(fe),
+        "fe_best": min(fe, default=None),
         "predicted_fe_mean": _mean([c["nrmse_predicted_fe"] for c in done]),
         "field_error_mean": _mean([c["field_error_mean"] for c in done]),
         "target_stress": targets[number],
@@ -401,7 +406,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "better_than_best_match": float(np.mean(better)),
     }
     for name in SUMMARISED:
-        values = [row[name] for row in rows if row[name] is not None]
+        values = [row[name] for row in rows]
         summary[name] = {"mean": _mean(values), "median": _median(values)}
     return summary
 
@@ -411,12 +416,19 @@ def _kind(status: str) -> str:
     return status.partition(":")[0]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
+def _finite(values: Sequence[float | None]) -> list[float]:
+    """Drop what is missing: a model may predict no curve or no fields."""
+    return [value for value in values if value is not None and np.isfinite(value)]
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if len(values) else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    found = _finite(values)
+    return float(np.mean(found)) if found else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    found = _finite(values)
+    return float(np.median(found)) if found else None
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -429,7 +441,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, dict):
         return "; ".join(f"{count} {kind}" for kind, count in value.items())
-    return f"{value:.6g}" if isinstance(value, float) else value
+    if isinstance(value, float):
+        return f"{value:.6g}" if np.isfinite(value) else ""
+    return value
 
 
 def _csv_text(rows: Iterable[Sequence[Any]]) -> str:

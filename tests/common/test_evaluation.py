@@ -2,10 +2,13 @@
 
 import csv
 import json
+import re
+import shutil
 from itertools import combinations
 
 import numpy as np
 import pytest
+import zarr
 
 import synthetic
 from crumple import evaluation
@@ -141,3 +144,31 @@ def test_designs_and_shards_that_do_not_belong_together(chain, tmp_path):
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(UserError, match="other designs"):
         list(evaluation.verified_results([tmp_path / "other.npz"], [chain["shard"]]))
+
+
+def test_unknown_steps_of_a_target_do_not_count():
+    target = np.array([3.0, np.nan, 4.0])
+    assert evaluation.nrmse(np.array([3.0, 99.0, 5.0]), target) == pytest.approx(0.2)
+    assert np.isnan(evaluation.nrmse(np.array([3.0, 99.0, np.nan]), target))
+
+
+def test_a_model_without_predictions_is_still_evaluated(chain, tmp_path):
+    """As the design-only model: no curve, no fields; the simulations count all the same."""
+    generated = tmp_path / "generated.zarr"
+    shutil.copytree(chain["generated"], generated)
+    store = zarr.open_group(generated, mode="a")
+    store["predicted_stress"][:] = np.nan
+    store["frames"][:] = np.nan
+    store["target_stress"][:3, 4] = np.nan
+    synthetic.write_run_report(
+        chain | {"generated": generated}, tmp_path / "e", tmp_path / "r.html"
+    )
+    result = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    before = json.loads((chain["out"] / "evaluation.json").read_text())
+    for new, old in zip(result["targets"], before["targets"], strict=True):
+        assert new["fe_best"] == pytest.approx(old["fe_best"], abs=1e-6)
+        assert new["predicted_first"] is None and new["field_error_mean"] is None
+    html = (tmp_path / "r.html").read_text()
+    assert html.count("<canvas") == 5
+    text = re.sub(r"base64,[^\"]*|<script.*", "", html, flags=re.DOTALL)
+    assert not re.findall(r"\b(nan|NaN|None)\b", text)

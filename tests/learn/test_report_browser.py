@@ -118,7 +118,7 @@ def test_the_animation_draws_both_bodies(page):
         "document.querySelector('article.target').scrollIntoView({behavior: 'instant'})"
     )
     wait_for(page, "document.querySelectorAll('canvas[data-drawn]').length >= 2")
-    pane = "document.querySelector('.candidate[data-predicted]:not([hidden])')"
+    pane = "document.querySelector('.candidate[data-fe]:not([hidden])')"
 
     def filled_rows(strain):
         page.execute_script(
@@ -138,7 +138,7 @@ def test_the_animation_draws_both_bodies(page):
 
 
 def test_play_moves_the_slider_and_stops(page):
-    pane = "document.querySelector('.candidate[data-predicted]:not([hidden])')"
+    pane = "document.querySelector('.candidate[data-fe]:not([hidden])')"
     page.execute_script(f"{pane}.scrollIntoView({{behavior: 'instant'}})")
     value = f"Number({pane}.querySelector('input').value)"
     wait_for(page, f"{value} > 0.01 && {value} < 0.15")  # begins by itself

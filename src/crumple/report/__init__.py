@@ -202,15 +202,16 @@ def _candidates(
         candidate = verified[number]
         quarter, mask = store["quarter"][number], store["mask"][number].astype(float)
         whole = design_images.mirror(quarter)
-        numbers, limit = None, 0.0
+        numbers, limit = {}, 0.0
         if number in animated:
             limit = stress_limit(frames[:, 2])
             predicted = store["frames"][number, :, :3]
-            numbers = len(packed), len(packed) + 1
-            packed += [
-                pack(body(mask > MASK_LEVEL, predicted), limit),
-                pack(body(solid, frames), limit),
-            ]
+            sides = {"fe": body(solid, frames)}
+            if np.isfinite(predicted).all():
+                sides = {"predicted": body(mask > MASK_LEVEL, predicted), **sides}
+            for side, moving in sides.items():
+                numbers[side] = len(packed)
+                packed.append(pack(moving, limit))
         shown[candidate["target"]].append(
             page.Shown(candidate, quarter, mask, whole, others[candidate["target"]], numbers, limit)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -42,7 +43,7 @@ class Shown(NamedTuple):
     mask: np.ndarray  # (96, 96) as sampled
     solid: np.ndarray  # (96, 96) the whole design
     others: Mapping[str, np.ndarray]  # designs to compare with, by caption
-    bodies: tuple[int, int] | None  # numbers of the packed bodies, predicted and simulated
+    bodies: Mapping[str, int]  # numbers of the packed bodies, `predicted` and `fe`
     stress_limit: float  # MPa at the ends of its colour scale
 
 
@@ -255,13 +256,14 @@ def candidate_pane(
     ]
     if candidate["verified"] == "ok":
         lines.append(("fe", "simulated", candidate["fe_stress"], candidate["nrmse_fe_target"]))
+    lines = [(kind, label, np.array(stress, float), error) for kind, label, stress, error in lines]
     top = upper([value for _, _, stress, _ in lines for value in stress])
     curves = chart(
         [Line(label, kind, strain, stress) for kind, label, stress, _ in lines],
         Axis(STRAIN, 0.0, strain[-1]),
         Axis(STRESS, 0.0, top),
         background=background,
-        cursor=shown.bodies is not None,
+        cursor=bool(shown.bodies),
         title=f"Stress-strain curves for target {row['target']}",
     )
     legend = "".join(
@@ -284,15 +286,13 @@ def candidate_pane(
         f"{_comparison(candidate)}</p></div>"
     )
     data = ""
-    if shown.bodies is None:
+    if not shown.bodies:
         viewer = f'<div class="failed">{escape(_reason(candidate))}</div>'
     else:
-        predicted, fe = shown.bodies
-        data = (
-            f' data-predicted="{predicted}" data-fe="{fe}"'
-            f' data-errors="{escape(str(list(candidate["field_errors"])))}"'
-        )
-        viewer = _viewer(strain, shown.stress_limit, scale_css)
+        sides = "".join(f' data-{side}="{number}"' for side, number in shown.bodies.items())
+        errors = escape(json.dumps(candidate["field_errors"]))
+        data = f'{sides} data-errors="{errors}"'
+        viewer = _viewer(strain, shown, scale_css)
     state = " hidden" if hidden else ""
     return (
         f'<div class="candidate" role="tabpanel"{data}{state}><div>{curves}'
@@ -316,18 +316,23 @@ def _reason(candidate: Mapping[str, Any]) -> str:
     return f"Not simulated to the end: {candidate['verified']}."
 
 
-def _viewer(strain: Sequence[float], limit: float, scale_css: str) -> str:
+SIDES = {"predicted": "predicted with the design", "fe": "simulated (finite elements)"}
+
+
+def _viewer(strain: Sequence[float], shown: Shown, scale_css: str) -> str:
+    limit = f"{shown.stress_limit:.0f} MPa"
+    panels = "".join(
+        f'<figure><canvas aria-label="deformation, {SIDES[side]}"></canvas>'
+        f"<figcaption>{SIDES[side]}</figcaption></figure>"
+        for side in shown.bodies
+    )
     return (
-        '<div class="panels">'
-        '<figure><canvas aria-label="predicted deformation"></canvas>'
-        "<figcaption>predicted with the design</figcaption></figure>"
-        '<figure><canvas aria-label="simulated deformation"></canvas>'
-        "<figcaption>simulated (finite elements)</figcaption></figure></div>"
+        f'<div class="panels">{panels}</div>'
         '<div class="controls"><button type="button" class="play" aria-label="play">▶</button>'
         f'<input type="range" aria-label="{STRAIN}" min="{strain[0]}" max="{strain[-1]}" '
         f'step="any" value="{strain[-1]}"><output></output></div>'
-        f'<div class="scale"><span>−{limit:.0f} MPa</span><i style="background:{scale_css}"></i>'
-        f"<span>+{limit:.0f} MPa</span><span></span>"
+        f'<div class="scale"><span>−{limit}</span><i style="background:{scale_css}"></i>'
+        f"<span>+{limit}</span><span></span>"
         '<span style="text-align:center">σ<sub>22</sub>: compression, tension</span></div>'
     )
 

@@ -211,7 +211,7 @@ function fillTriangles(pixels, width, height, body, px, py, stress, shift) {
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const SECONDS_UP = 4, SECONDS_HELD = 1;
 
-for (const pane of all(".candidate[data-predicted]")) setUp(pane);
+for (const pane of all(".candidate[data-fe]")) setUp(pane);
 
 function setUp(pane) {
   const canvases = all("canvas", pane);
@@ -220,6 +220,7 @@ function setUp(pane) {
   const errors = JSON.parse(pane.dataset.errors);
   const chart = JSON.parse(pane.querySelector("svg.chart").dataset.chart);
   const strains = bodies.frame_strain;
+  const numbers = [pane.dataset.predicted, pane.dataset.fe].filter((number) => number !== undefined);
   let loaded = null, playing = false, visible = false, touched = still, begun = 0;
 
   function show() {
@@ -228,7 +229,8 @@ function setUp(pane) {
     strains.forEach((value, k) => {
       if (Math.abs(value - strain) < Math.abs(strains[frame] - strain)) frame = k;
     });
-    output.textContent = `ε ${(100 * strain).toFixed(1)} % · field error ${(100 * errors[frame]).toFixed(0)} %`;
+    const error = errors[frame] === null ? "" : ` · field error ${(100 * errors[frame]).toFixed(0)} %`;
+    output.textContent = `ε ${(100 * strain).toFixed(1)} %${error}`;
     const x = chart.plot[0] + (strain - chart.x[0]) / (chart.x[1] - chart.x[0]) * chart.plot[2];
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);
@@ -258,7 +260,7 @@ function setUp(pane) {
   new IntersectionObserver(async ([entry]) => {
     visible = entry.isIntersecting;
     if (visible && !loaded)
-      loaded = await Promise.all(["predicted", "fe"].map((side) => unpack(bodies.packed[pane.dataset[side]])));
+      loaded = await Promise.all(numbers.map((number) => unpack(bodies.packed[number])));
     show();
     if (visible && (playing || !touched)) run(true);
   }, { rootMargin: "100px" }).observe(pane);

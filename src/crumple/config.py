@@ -173,6 +173,8 @@ class Model(Section):
             raise ValueError("channels and depths must have as many entries")
         if any(width % 16 for width in self.channels) or any(depth < 1 for depth in self.depths):
             raise ValueError("channels must be multiples of 16, depths at least 1")
+        if any(width % max(1, width // self.head) for width in self.channels):
+            raise ValueError("channels must be multiples of head, or smaller")
         if self.reference_frame == "eulerian" and (
             self.mask or "solid" not in self.fields or {"u1", "u2", "w2"} & set(self.fields)
         ):

@@ -114,7 +114,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
     with resumable_folder(out, key) if main else nullcontext(partial) as folder:
         state.wait_for_everyone()
         mine = range(state.process_index, len(batches), state.num_processes)
-        for number in progress(mine, len(mine), "generate", "batch") if main else mine:
+        for number in progress(mine, len(mine), "generate", "part") if main else mine:
             part = folder / f"part-{number:05d}.npz"
             if not part.exists():
                 with autocast:

@@ -101,12 +101,19 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
     try:
         config = json.loads((folder / "config.json").read_text())
         normalisation = Normalisation.from_json((folder / "normalisation.json").read_text())
-        weights = load_file(folder / "model.safetensors", device=str(device))
+        weights = load_file(folder / "model.safetensors")
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} is not a trained model: {error}") from error
     if config.get("format") != "crumple-model" or config.get("version") != 1:
         raise UserError(f"{folder} is not a model that this version of crumple can read")
     settings = Model.model_validate(config["model"])
-    network = build_network(settings, normalisation).to(device)
-    network.load_state_dict(weights)
+    network = build_network(settings, normalisation)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{folder}: model.safetensors doesn't fit config.json, or comes from another version "
+            "of crumple: train again"
+        ) from error
+    network.to(device)
     return TrainedModel(Denoiser(network).eval(), normalisation, settings)

@@ -240,7 +240,7 @@ def nominal_stress(simulation: Mapping[str, NDArray]) -> NDArray:
     """Return P22 (F, M, 4), the vertical force per undeformed width, at the Gauss points in MPa."""
     F = deformation_gradient(simulation["nodes"], simulation["cells"], simulation["u"])
     s22, s12 = (np.asarray(simulation["cauchy"], np.float64)[..., k] for k in (1, 2))
-    return s22 * F[..., 0, 0] - s12 * F[..., 0, 1]  # P = J sigma F^-T
+    return s22 * F[..., 0, 0] - s12 * F[..., 1, 0]  # P = J sigma F^-T
 
 
 def virial_stress(simulation: Mapping[str, NDArray], pixels: PixelMap) -> NDArray:

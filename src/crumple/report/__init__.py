@@ -56,7 +56,7 @@ def write_report(
     result = _json(evaluation / "evaluation.json")
     stats = _stats(model / "stats.jsonl")
     store = open_generated(generated)
-    samples = _samples(dataset)
+    samples = spread_samples(dataset, CURVES)
     background = [Line("", "", s.strain, s.stress) for s in _spread(samples, BACKGROUND_CURVES)]
     others = {row["target"]: _others(dataset, row) for row in result["targets"]}
     shown, packed = _candidates(result, others, store, design_files, shards)
@@ -139,12 +139,12 @@ def _spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[k] for k in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def _samples(dataset: Dataset) -> list[page.Sample]:
+def spread_samples(dataset: Dataset, count: int) -> list[page.Sample]:
     """Read designs and curves from all over the data set, weakest design first."""
     places = np.concatenate([dataset.split["train"], dataset.split["validation"]])
     places = places[np.lexsort(places.T[::-1])]
     samples = []
-    for number, row in _spread(places, CURVES):
+    for number, row in _spread(places, count):
         shard = dataset.shard(int(number))
         samples.append(
             page.Sample(

@@ -1,0 +1,202 @@
+"""Draw the pictures of the README from the results of a run.
+
+    python docs/figures.py results/demo docs
+
+writes `designs.png` (designs and curves of the data set) and `targets.png` (targets, predictions
+and finite elements, in the manner of the paper's Fig. 3).
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LinearSegmentedColormap
+from PIL import Image
+
+from crumple.dataset import Dataset, open_shard
+from crumple.report import spread_samples, stress_limit
+from crumple.report.bodies import Body, body
+from crumple.report.page import STOPS, percent, title
+from crumple.topology import MASK_LEVEL, open_generated
+
+INK, SOFT, WASH = "#1c2127", "#5b646e", "#c9c6bd"
+PREDICTED, FE, MATCH = "#2d6a9f", "#c2502b", "#9aa1a8"
+STRESS = LinearSegmentedColormap.from_list("stress", np.array(STOPS) / 255)
+SHOWN_STRAINS = (0.06, 0.1, 0.14, 0.2)
+
+
+def main() -> None:
+    """Read the arguments and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder of a run, such as results/demo")
+    parser.add_argument("out", type=Path, help="folder for the pictures")
+    parser.add_argument("--targets", type=int, default=4, help="targets to show; default 4")
+    args = parser.parse_args()
+    plt.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.edgecolor": SOFT,
+            "axes.labelcolor": SOFT,
+            "xtick.color": SOFT,
+            "ytick.color": SOFT,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
+    dataset = Dataset(args.results / "data" / "dataset.json")
+    save(draw_designs(dataset), args.out / "designs.png")
+    save(draw_targets(args.results, args.targets), args.out / "targets.png")
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write a picture with few colours, so that it stays small."""
+    drawing = io.BytesIO()
+    figure.savefig(drawing, dpi=110, facecolor="white", bbox_inches="tight")
+    plt.close(figure)
+    Image.open(drawing).convert("RGB").quantize(160).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def draw_designs(dataset: Dataset, rows: int = 4, columns: int = 8) -> plt.Figure:
+    """Draw designs, weakest first, beside all curves."""
+    samples = spread_samples(dataset, 300)
+    shown = [samples[k] for k in np.linspace(0, len(samples) - 1, rows * columns).astype(int)]
+    figure = plt.figure(figsize=(11, 3.7))
+    left, right = figure.add_gridspec(1, 2, width_ratios=(1, 2), wspace=0.08)
+    axes = figure.add_subplot(left)
+    curves = [np.column_stack([100 * s.strain, s.stress]) for s in samples]
+    axes.add_collection(LineCollection(curves, colors=WASH, linewidths=0.6))
+    axes.add_collection(
+        LineCollection(
+            [np.column_stack([100 * s.strain, s.stress]) for s in shown],
+            array=np.arange(len(shown)),
+            cmap=STRESS_LINES,
+            linewidths=1.2,
+        )
+    )
+    axes.set(xlim=(0, 20), ylim=(0, 1.03 * max(s.stress.max() for s in samples)))
+    axes.set(xlabel="applied strain, %", ylabel="effective stress, MPa")
+    tiles = right.subgridspec(rows, columns, wspace=0.12, hspace=0.12)
+    for k, sample in enumerate(shown):
+        tile = figure.add_subplot(tiles[k // columns, k % columns])
+        colour = STRESS_LINES(k / (len(shown) - 1))
+        picture = np.where(np.asarray(sample.solid, bool)[..., None], colour, 1.0)
+        tile.imshow(picture, interpolation="antialiased")
+        tile.set(xticks=[], yticks=[])
+        for spine in tile.spines.values():
+            spine.set(visible=True, color=WASH, linewidth=0.6)
+    return figure
+
+
+STRESS_LINES = LinearSegmentedColormap.from_list(
+    "lines", ["#123c6b", "#3f86b5", "#d08a45", "#9c3320"]
+)
+
+
+def draw_targets(results: Path, count: int) -> plt.Figure:
+    """Draw the best simulated candidate of each target: curves and deformed cells."""
+    evaluation = json.loads((results / "evaluation" / "evaluation.json").read_text())
+    strain = np.array(evaluation["frame_strain"])
+    frames = [int(np.abs(strain - s).argmin()) for s in SHOWN_STRAINS]
+    rows = [row for row in evaluation["targets"] if row["fe_best"] is not None][:count]
+    verified = dict(simulated_frames(results))
+    store = open_generated(results / "generated.zarr")
+    figure = plt.figure(figsize=(11, 2.75 * len(rows)))
+    grid = figure.add_gridspec(len(rows), 2, width_ratios=(1, 2.3), wspace=0.09, hspace=0.3)
+    for number, row in enumerate(rows):
+        candidate = next(
+            c
+            for c in evaluation["candidates"]
+            if c["target"] == row["target"] and c.get("nrmse_fe_target") == row["fe_best"]
+        )
+        axes = figure.add_subplot(grid[number, 0])
+        draw_curves(axes, strain, row, candidate)
+        if row is rows[-1]:
+            axes.set_xlabel("applied strain, %")
+        solid, fe = verified[candidate["candidate"]]
+        predicted = store["frames"][candidate["candidate"], :, :3]
+        mask = store["mask"][candidate["candidate"]] > MASK_LEVEL
+        limit = stress_limit(fe[:, 2])
+        cells = grid[number, 1].subgridspec(2, len(frames), wspace=0.05, hspace=0.08)
+        for line, (name, moving) in enumerate(
+            {"predicted": body(mask, predicted), "simulated": body(solid, fe)}.items()
+        ):
+            for column, frame in enumerate(frames):
+                axes = figure.add_subplot(cells[line, column])
+                drawing = draw_body(axes, moving, frame, strain[frame], limit)
+                if column == 0:
+                    axes.text(-0.29, 0.5, name, rotation=90, va="center", ha="right", color=SOFT)
+                if line == 0:
+                    axes.set_title(f"{100 * strain[frame]:.0f} %", fontsize=9, color=SOFT)
+        bar = figure.colorbar(drawing, ax=figure.axes[-2 * len(frames) :], fraction=0.015, pad=0.01)
+        bar.set_label(r"$\sigma_{22}$, MPa", color=SOFT)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def draw_curves(axes: Axes, strain: np.ndarray, row: dict, candidate: dict) -> None:
+    """Draw target, prediction, simulation and best match."""
+    curves = [
+        ("best match", row["best_match_stress"], row["best_match"], MATCH, ":"),
+        ("target", row["target_stress"], None, INK, "-"),
+        (
+            "predicted",
+            candidate["predicted_stress"],
+            candidate["nrmse_predicted_target"],
+            PREDICTED,
+            "--",
+        ),
+        ("simulated", candidate["fe_stress"], candidate["nrmse_fe_target"], FE, "-"),
+    ]
+    for name, stress, error, colour, style in curves:
+        label = name if error is None else f"{name} ({percent(error)})"
+        axes.plot(100 * strain, stress, style, color=colour, lw=2, label=label)
+    axes.set(xlim=(0, 20), ylim=(0, None), ylabel="effective stress, MPa")
+    axes.set_title(title(row["target"]), fontsize=10, loc="left", color=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=SOFT)
+
+
+def draw_body(axes: Axes, moving: Body, frame: int, strain: float, limit: float):
+    """Draw the deformed cell with half a neighbour on each side, between its platens."""
+    for shift in (-1, 1, 0):
+        place = moving.position[frame] + [shift, 0]
+        drawing = axes.tripcolor(
+            *place.T,
+            moving.triangles,
+            moving.stress[frame],
+            shading="gouraud",
+            cmap=STRESS,
+            vmin=-limit,
+            vmax=limit,
+            alpha=0.35 if shift else 1,
+            rasterized=True,
+        )
+        axes.add_collection(
+            LineCollection(place[moving.outline], colors=INK, linewidths=0.4, alpha=0.8)
+        )
+    for height in (0, 1 - strain):
+        axes.axhline(height, color=SOFT, lw=1.6)
+    axes.set(xlim=(-0.25, 1.25), ylim=(-0.02, 1.02), aspect="equal")
+    axes.axis("off")
+    return drawing
+
+
+def simulated_frames(results: Path):
+    """Yield candidate, solid and (u1, u2, sigma_22) frames of the simulated designs."""
+    for designs in sorted((results / "verified" / "designs").glob("*.npz")):
+        shard = open_shard(results / "verified" / "shards" / f"{designs.stem}.zarr")
+        with np.load(designs) as file:
+            for row, candidate in enumerate(file["candidate"]):
+                yield int(candidate), (shard["solid"][row], shard["frames"][row, :, :3])
+
+
+if __name__ == "__main__":
+    main()

@@ -58,7 +58,10 @@ class Chords(NamedTuple):
 
 @contextlib.contextmanager
 def gmsh_session() -> Iterator[None]:
-    """Initialise gmsh once for many meshes."""
+    """Initialise gmsh once for many meshes; inside another session do nothing."""
+    if gmsh.isInitialized():
+        yield
+        return
     gmsh.initialize(interruptible=False)
     try:
         for name, value in {

@@ -30,12 +30,16 @@ wildcard_constraints:
     shard=r"\d+",
 
 
-def science(*sections):
-    """Return these parts of the configuration as JSON.
+def science(*names):
+    """Return these parts of the configuration ("mesh", "evaluation.verify") as JSON.
 
     It goes into ``params``: when a value in it changes, Snakemake runs again what depends on it.
     """
-    return json.dumps(CONFIG.model_dump(mode="json", include=set(sections)))
+    wanted = {}
+    for name in names:
+        section, _, key = name.partition(".")
+        wanted[section] = {key} if key else True
+    return json.dumps(CONFIG.model_dump(mode="json", include=wanted))
 
 
 def designs_of_shard(wildcards):

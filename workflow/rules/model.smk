@@ -39,7 +39,7 @@ rule targets:
         mem_mb=memory(1000),
         runtime=5,
     params:
-        config=science("evaluation"),
+        config=science("evaluation.held_out"),
     message:
         "take held-out responses as target curves"
     shell:

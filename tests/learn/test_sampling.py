@@ -1,0 +1,212 @@
+"""Preconditioning, samplers and guidance against data whose ideal denoiser is known."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from crumple.diffusion import sampling
+from crumple.diffusion.preconditioning import SIGMA_DATA, Denoiser, coefficients, denoising_loss
+
+MEAN, DEVIATION = 0.7, 0.3  # of the Gaussian data
+MODES, WIDTH = torch.tensor([-1.0, 0.5], dtype=torch.float64), 0.2  # of the mixture
+
+
+def gaussian_denoiser(x, sigma):
+    """E[x0 | x] when x0 ~ N(MEAN, DEVIATION^2)."""
+    return (DEVIATION**2 * x + sigma**2 * MEAN) / (DEVIATION**2 + sigma**2)
+
+
+def gaussian_flow(x, sigma, sigma_next):
+    """Where the ODE takes a state from one level to another: it keeps its quantile."""
+    return MEAN + (x - MEAN) * math.sqrt((DEVIATION**2 + sigma_next**2) / (DEVIATION**2 + sigma**2))
+
+
+def mixture_denoiser(x, sigma):
+    """E[x0 | x] for equal weights on two narrow modes."""
+    variance = WIDTH**2 + sigma**2
+    weight = torch.softmax(-((x[..., None] - MODES) ** 2) / (2 * variance), dim=-1)
+    posterior = (WIDTH**2 * x[..., None] + sigma**2 * MODES) / variance
+    return (weight * posterior).sum(-1)
+
+
+def euler(denoise, x, sigmas):
+    """The first-order method that the second-order ones have to beat."""
+    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        x = x + (sigma_next - sigma) * (x - denoise(x, sigma)) / sigma
+    return x
+
+
+def start(sigma_max: float, count: int = 400) -> torch.Tensor:
+    quantiles = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return MEAN + sigma_max * torch.special.ndtri(quantiles)[:, None, None, None]
+
+
+def test_schedule():
+    sigmas = sampling.karras_sigmas(5, 0.01, 80)
+    assert sigmas[0] == pytest.approx(80) and sigmas[-2] == pytest.approx(0.01)
+    assert sigmas[-1] == 0 and (sigmas.diff() < 0).all()
+
+
+@pytest.mark.parametrize("sampler", sampling.SAMPLERS.values())
+def test_gaussian_data_come_out_with_mean_and_variance(sampler):
+    x = start(80.0)
+    sample = sampler(gaussian_denoiser, x, sampling.karras_sigmas(40, 0.002, 80.0))
+    assert sample.mean() == pytest.approx(MEAN, abs=2e-3)
+    assert sample.std() == pytest.approx(DEVIATION, rel=0.02)
+    wrong = sampler(
+        lambda x, s: 0.9 * gaussian_denoiser(x, s), x, sampling.karras_sigmas(40, 0.002, 80.0)
+    )
+    assert abs(wrong.mean() - MEAN) > 0.05
+
+
+def order(sampler, denoise) -> float:
+    """Slope of the error over the number of steps, between 64 and 512 steps.
+
+    The last level is well above zero, so that the final jump isn't part of it.
+    """
+    sigma_max, sigma_min = 10.0, 0.1
+    x = start(sigma_max, 50)
+
+    def end(steps):
+        sigmas = torch.linspace(math.log(sigma_max), math.log(sigma_min), steps + 1).double().exp()
+        return sampler(denoise, x, sigmas)
+
+    exact = end(8192)
+    errors = [(end(steps) - exact).abs().max().item() for steps in (64, 512)]
+    return math.log(errors[0] / errors[1]) / math.log(8)
+
+
+def test_the_flow_of_gaussian_data_is_known_in_closed_form():
+    x, sigmas = start(10.0, 50), torch.linspace(10, 0.1, 4097).double()
+    assert torch.allclose(
+        sampling.heun(gaussian_denoiser, x, sigmas),
+        gaussian_flow(x, 10.0, 0.1),
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("denoise", [gaussian_denoiser, mixture_denoiser])
+@pytest.mark.parametrize(
+    ("sampler", "expected"), [(euler, 1), (sampling.heun, 2), (sampling.dpmpp_2m, 2)]
+)
+def test_order_of_convergence(sampler, denoise, expected):
+    assert order(sampler, denoise) == pytest.approx(expected, abs=0.25)
+
+
+def test_mixture_keeps_its_modes():
+    sample = sampling.dpmpp_2m(
+        mixture_denoiser, start(80.0) - MEAN, sampling.karras_sigmas(60, 0.002, 80.0)
+    )
+    upper = sample[sample > -0.25]
+    assert len(upper) / sample.numel() == pytest.approx(0.5, abs=0.02)
+    assert upper.mean() == pytest.approx(0.5, abs=0.02)
+    assert upper.std() == pytest.approx(WIDTH, rel=0.1)
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_number_of_evaluations(name):
+    calls = []
+
+    def denoise(x, sigma):
+        calls.append(sigma)
+        return gaussian_denoiser(x, sigma)
+
+    sampling.SAMPLERS[name](denoise, start(80.0), sampling.karras_sigmas(7, 0.01, 80.0))
+    assert len(calls) == sampling.evaluations(name, 7)
+
+
+class Ideal(nn.Module):
+    """The network for which the preconditioned denoiser is that of Gaussian data."""
+
+    def forward(self, x, noise, stress, known):
+        sigma = torch.exp(4 * noise)[:, None, None, None]
+        skip, out, scale, _ = coefficients(sigma)
+        return (gaussian_denoiser(x / scale, sigma) - skip * x / scale) / out
+
+
+def test_preconditioning():
+    sigma = torch.tensor([0.01, 0.5, 30.0], dtype=torch.float64)
+    skip, out, scale, noise = coefficients(sigma)
+    # Input and target of the network have unit variance whatever the level (their appendix B.6).
+    assert torch.allclose(scale**2 * (sigma**2 + SIGMA_DATA**2), torch.ones(3).double())
+    target = ((1 - skip) ** 2 * SIGMA_DATA**2 + skip**2 * sigma**2) / out**2
+    assert torch.allclose(target, torch.ones(3).double())
+    # c_skip is the value for which the network's error is amplified least: d(c_out^2)/d(c_skip)=0.
+    assert torch.allclose(skip * sigma**2, (1 - skip) * SIGMA_DATA**2)
+    assert torch.allclose(noise, sigma.log() / 4)
+
+    x = start(1.0, 3)
+    denoised = Denoiser(Ideal())(x, sigma, None, None)
+    for i, level in enumerate(sigma):
+        assert torch.allclose(denoised[i], gaussian_denoiser(x[i], level))
+
+
+class Zero(nn.Module):
+    def forward(self, x, noise, stress, known):
+        return torch.zeros_like(x)
+
+
+def test_untrained_loss_is_one_and_the_ideal_one_is_the_posterior_variance():
+    torch.manual_seed(0)
+    count = 4000
+    noise = torch.randn(count, 1, 4, 4, dtype=torch.float64)
+    weights = torch.ones(1, dtype=torch.float64)
+    for level in (0.05, 0.5, 5.0):
+        sigma = torch.full((count,), level, dtype=torch.float64)
+        x = SIGMA_DATA * torch.randn(count, 1, 4, 4, dtype=torch.float64)
+        loss = denoising_loss(Denoiser(Zero()), x, noise, sigma, None, None, weights)
+        assert loss.mean() == pytest.approx(1, rel=0.02)
+
+        x = MEAN + DEVIATION * torch.randn(count, 1, 4, 4, dtype=torch.float64)
+        loss = denoising_loss(Denoiser(Ideal()), x, noise, sigma, None, None, weights).mean()
+        weight = (level**2 + SIGMA_DATA**2) / (level * SIGMA_DATA) ** 2
+        variance = 1 / (1 / DEVIATION**2 + 1 / level**2)
+        assert loss == pytest.approx(weight * variance, rel=0.02)
+
+
+class Conditional(nn.Module):
+    """Ideal denoiser of N(m, 1) with m = stress where known, and N(0, 4) for the null curve."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def forward(self, x, sigma, stress, known):
+        self.batches.append(len(x))
+        sigma = sigma[:, None, None, None]
+        mean = torch.where(known, stress, 0.0)[:, :1, None, None]
+        variance = torch.where(known, 1.0, 4.0)[:, :1, None, None]
+        return (variance * x + sigma**2 * mean) / (variance + sigma**2)
+
+
+def test_guidance_combines_the_two_denoisers():
+    model, x = Conditional(), start(2.0, 5)
+    stress = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    known = torch.ones(5, 1, dtype=torch.bool)
+    sigma = torch.tensor(1.5, dtype=torch.float64)
+    levels = sigma.expand(5)
+    conditional = model(x, levels, stress, known)
+    null = model(x, levels, stress, ~known)
+    model.batches.clear()
+    for weight in (0.0, 1.0, 2.0):
+        denoise = sampling.guided(model, stress, known, weight, (0.1, 10.0))
+        assert torch.allclose(denoise(x, sigma), null + weight * (conditional - null))
+    assert model.batches == [10, 5, 10]  # one doubled batch; none where it would change nothing
+    outside = sampling.guided(model, stress, known, 2.0, (0.1, 1.0))
+    assert torch.equal(outside(x, sigma), conditional)
+
+
+def test_guided_samples_overshoot_towards_the_condition():
+    """For Gaussians the guided score is exact: it pulls the mean beyond the condition."""
+    x = start(80.0, 200) - MEAN
+    stress = torch.full((200, 1), 1.0, dtype=torch.float64)
+    known = torch.ones_like(stress, dtype=torch.bool)
+    sigmas = sampling.karras_sigmas(60, 0.002, 80.0)
+    means = []
+    for weight in (1.0, 3.0):
+        denoise = sampling.guided(Conditional(), stress, known, weight, (0.0, 100.0))
+        means.append(sampling.dpmpp_2m(denoise, x, sigmas).mean().item())
+    assert means[0] == pytest.approx(1, abs=0.02)
+    assert means[1] > 1.1

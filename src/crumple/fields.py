@@ -28,13 +28,12 @@ from crumple.dataset import CHANNELS, ENERGY_GATE, PIXELS, channel_statistics, w
 from crumple.designs import mirror
 from crumple.errors import UserError
 from crumple.fem.compression import CURVE_STRAIN, FRAME_STRAIN
+from crumple.fem.elements import GAUSS_POINTS, shape_functions, shape_gradients
 from crumple.progress import progress
 
 EULERIAN_CHANNELS = ("solid", "s22", "mises")
 SUBSAMPLES = 5  # per pixel and direction; odd, so that one of them is the pixel centre
 ROW_PREFERENCE = 3.0  # a pixel in another row counts as this much farther away
-CORNERS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # of the reference cell, in node order
-GAUSS_POINTS = CORNERS / np.sqrt(3)
 QUADRANT = np.array([[0, 3], [1, 2]])  # Gauss point of the quadrant (xi > 0, eta > 0)
 
 
@@ -106,24 +105,6 @@ def _locate(vertices, cells, n):
     return found, local
 
 
-def bilinear(xi: NDArray) -> NDArray:
-    """Return the four bilinear shape functions (..., 4) at reference coordinates (..., 2)."""
-    s, t = xi[..., 0], xi[..., 1]
-    return (
-        np.stack(
-            [(1 - s) * (1 - t), (1 + s) * (1 - t), (1 + s) * (1 + t), (1 - s) * (1 + t)], axis=-1
-        )
-        / 4
-    )
-
-
-def shape_gradients(xi: NDArray) -> NDArray:
-    """Return the reference gradients (..., 4, 2) of the bilinear shape functions."""
-    s, t = xi[..., None, 0], xi[..., None, 1]
-    a, b = CORNERS.T
-    return np.stack([a * (1 + b * t), b * (1 + a * s)], axis=-1) / 4
-
-
 class PixelMap(NamedTuple):
     """How one mesh lies under the pixels of its design.
 
@@ -167,7 +148,7 @@ def pixel_map(nodes: NDArray, cells: NDArray, design: NDArray) -> PixelMap:
 
     at = _samples_at_centres(solid, location, samples)
     centres = np.repeat(np.arange(len(at)), 4)
-    weights = bilinear(xi[at]).ravel()
+    weights = shape_functions(xi[at]).ravel()
     shape = solid.sum(), len(nodes)
     displacement = sparse.csr_matrix((weights, (centres, cells[cell[at]].ravel())), shape)
     return PixelMap(solid, displacement, stress)

@@ -9,6 +9,7 @@ import hyperelastic
 from crumple import dataset, designs, fields, meshing
 from crumple.config import Config
 from crumple.errors import UserError
+from crumple.fem.elements import shape_functions
 
 STRAINS = [0.002, 0.02, 0.04]
 
@@ -55,7 +56,7 @@ def test_located_points_are_where_they_should_be(cell):
     nodes, cells = cell
     location = fields.locate(nodes, cells, 96)
     i, j = np.nonzero(location.cell >= 0)
-    weights = fields.bilinear(location.xi[i, j])
+    weights = shape_functions(location.xi[i, j])
     found = np.einsum("kn,knd->kd", weights, nodes[cells[location.cell[i, j]]])
     centres = np.stack([(j + 0.5) / 96, 1 - (i + 0.5) / 96], axis=-1)
     np.testing.assert_allclose(found, centres, atol=1e-12)

@@ -263,7 +263,8 @@ def evaluate(
         Extracted designs and the shards simulated from them, in the same order.
     out
         Folder for ``candidates.csv``, ``targets.csv`` (the tables) and ``evaluation.json`` (the
-        same, with curves and the summary). Errors are fractions.
+        same, with curves and the summary). Errors are fractions; ``readouts_agree`` is the part
+        of the pixels that both read-outs of :mod:`crumple.topology` find alike.
     """
     store = open_generated(generated)
     names = list(store.attrs["target_names"])
@@ -297,8 +298,17 @@ def evaluate(
     with atomic_path(out) as folder:
         folder.mkdir()
         save_text(folder / "targets.csv", _table(rows))
-        save_text(folder / "candidates.csv", _table(candidates))
+        save_text(folder / "candidates.csv", _table(_with_steps(candidates, result)))
         save_text(folder / "evaluation.json", json.dumps(_plain(result), indent=1, allow_nan=False))
+
+
+def _with_steps(rows: Sequence[dict[str, Any]], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give the field error of every strain step a column of its own."""
+    names = [f"field_error_{strain:g}" for strain in result["frame_strain"]]
+    return [
+        row | dict(zip(names, map(float, row.get("field_errors", ())), strict=False))
+        for row in rows
+    ]
 
 
 def _generated_rows(store: Any, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -306,6 +316,7 @@ def _generated_rows(store: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     columns = ("target", "rank", "seed", "predicted_stress", "target_stress")
     values = {name: store[name][:] for name in columns}
     status = [str(text) for text in store["status"][:]]
+    agreement = np.mean(store["quarter"][:] == store["quarter_u2"][:], axis=(1, 2))
     predicted = nrmse(values["predicted_stress"].astype(float), values["target_stress"])
     return [
         {
@@ -314,6 +325,7 @@ def _generated_rows(store: Any, names: Sequence[str]) -> list[dict[str, Any]]:
             "rank": int(values["rank"][number]),
             "seed": int(values["seed"][number]),
             "design": status[number],
+            "readouts_agree": float(agreement[number]),
             "nrmse_predicted_target": float(predicted[number]),
             "predicted_stress": values["predicted_stress"][number].astype(float),
         }
@@ -356,6 +368,7 @@ def _target_row(
         "group": "held out" if name.startswith(HELD_OUT) else "given",
         "candidates": len(candidates),
         "acceptable": sum(c["design"] == "ok" for c in candidates),
+        "readouts_agree": _mean([c["readouts_agree"] for c in candidates]),
         "verified": len(chosen),
         "failures": dict(Counter(_kind(c["verified"]) for c in chosen if c["verified"] != "ok")),
         "best_match": float(errors.min()),
@@ -375,6 +388,7 @@ def _target_row(
 
 
 SUMMARISED = (
+    "readouts_agree",
     "best_match",
     "random_mean",
     "random_best_of_k",

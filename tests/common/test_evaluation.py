@@ -121,6 +121,8 @@ def test_tables_have_a_row_per_target_and_candidate(chain):
     assert len(rows) == 9
     assert rows[2]["design"] == "design is empty" and rows[2]["verified"] == ""
     assert rows[3]["verified"].startswith("not meshable")
+    assert float(rows[0]["field_error_0.2"]) == pytest.approx(1 - 1.05 / 1.2, abs=2e-3)
+    assert float(rows[0]["readouts_agree"]) > 0.97 > float(rows[2]["readouts_agree"])
     targets = list(csv.DictReader((chain["out"] / "targets.csv").open()))
     assert [row["target"] for row in targets][:2] == ["a_stiff", "d_softening"]
     assert float(targets[0]["fe_best"]) == pytest.approx(0.1)

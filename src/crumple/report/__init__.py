@@ -21,8 +21,9 @@ from crumple.report.bodies import LENGTH_UNIT, body, pack
 from crumple.report.charts import Line
 from crumple.topology import MASK_LEVEL, open_generated
 
-TILES, CURVES, BACKGROUND_CURVES = 48, 300, 60
-BODIES = 80  # deforming bodies on the page at most, two per candidate; about 0.1 MB each
+TILES, CURVES, BACKGROUND_CURVES = 48, 300, 50
+# What a page of under 15 MB has room for; the tables list everything.
+TARGETS_SHOWN, CANDIDATES_SHOWN, BODIES = 24, 5, 80
 STRESS_QUANTILE = 0.995  # of the simulated |sigma_22|: the ends of the colour scale
 
 
@@ -57,20 +58,24 @@ def write_report(
     stats = _stats(model / "stats.jsonl")
     store = open_generated(generated)
     samples = spread_samples(dataset, CURVES)
-    background = [Line("", "", s.strain, s.stress) for s in _spread(samples, BACKGROUND_CURVES)]
+    background = [
+        Line("", "", s.strain[::2], s.stress[::2]) for s in _spread(samples, BACKGROUND_CURVES)
+    ]
     others = {row["target"]: _others(dataset, row) for row in result["targets"]}
     shown, packed = _candidates(result, others, store, design_files, shards)
     strain, scale = result["frame_strain"], page.colour_scale_css()
     articles = [
         page.target_article(row, strain, shown[row["target"]], background, scale)
-        for row in result["targets"]
+        for row in result["targets"][:TARGETS_SHOWN]
     ]
     sections = {
         "overview": _overview(dataset, result, stats, store),
         "targets": "<h2>Targets</h2>"
         "<p class=note>The curve that was asked for, what the model predicted, what the finite "
         "elements say, and the closest curve of the training set. Both animations show the "
-        "deformed cell with its neighbours.</p>" + "".join(articles),
+        "deformed cell with its neighbours.</p>"
+        + "".join(articles)
+        + _left_out(len(result["targets"]) - len(articles)),
         "tables": "<h2>Tables</h2><p class=note>NRMSE of the curves over the "
         f"{len(strain)} strain steps; a heading sorts.</p><h3>Targets</h3>"
         + page.target_table(result["targets"])
@@ -91,6 +96,10 @@ def write_report(
     }
     run = dataset.manifest.get("config", {}).get("run") or dataset.folder.parent.name
     save_text(out, _document(run, page.headline(result["summary"]), sections, animation))
+
+
+def _left_out(count: int) -> str:
+    return f"<p class=note>{count} more targets are in the tables.</p>" if count > 0 else ""
 
 
 def _document(run: str, lede: str, sections: Mapping[str, str], animation: Mapping) -> str:
@@ -215,8 +224,12 @@ def _candidates(
         shown[candidate["target"]].append(
             page.Shown(candidate, quarter, mask, whole, others[candidate["target"]], numbers, limit)
         )
-    for items in shown.values():
+    for row in result["targets"]:
+        items = shown[row["target"]]
         items.sort(key=lambda item: item.row["index"])
+        kept = [k for k, item in enumerate(items) if page.is_best(item, row)]
+        kept += [k for k in range(len(items)) if k not in kept]
+        shown[row["target"]] = [items[k] for k in sorted(kept[:CANDIDATES_SHOWN])]
     return shown, packed
 
 
@@ -230,8 +243,8 @@ def stress_limit(s22: np.ndarray) -> float:
 
 def _animated(result: Mapping[str, Any], verified: Mapping[int, Mapping[str, Any]]) -> set[int]:
     """Choose the candidates to animate: the best of every target first, while the page has room."""
-    done = [c for c in verified.values() if c["verified"] == "ok"]
-    place = {row["target"]: row["fe_best"] for row in result["targets"]}
+    place = {row["target"]: row["fe_best"] for row in result["targets"][:TARGETS_SHOWN]}
+    done = [c for c in verified.values() if c["verified"] == "ok" and c["target"] in place]
     done.sort(key=lambda c: (c["nrmse_fe_target"] != place[c["target"]], c["index"]))
     return {c["candidate"] for c in done[: BODIES // 2]}
 

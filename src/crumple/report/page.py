@@ -185,10 +185,10 @@ def target_article(
     scale_css: str,
 ) -> str:
     """Return everything about one target: curves, designs, deformation."""
-    best = next((k for k, c in enumerate(candidates) if _is_best(c, row)), 0)
+    best = next((k for k, c in enumerate(candidates) if is_best(c, row)), 0)
     chips = "".join(
         f'<button type="button" role="tab" aria-selected="{str(k == best).lower()}">'
-        f"{_chip(k, shown, row)}</button>"
+        f"{_chip(shown, row)}</button>"
         for k, shown in enumerate(candidates)
     )
     panes = "".join(
@@ -211,15 +211,16 @@ def title(name: str) -> str:
     return escape(name.replace("_", " "))
 
 
-def _is_best(shown: Shown, row: Mapping[str, Any]) -> bool:
+def is_best(shown: Shown, row: Mapping[str, Any]) -> bool:
+    """Return whether a candidate's simulation comes closest to its target."""
     return row["fe_best"] is not None and shown.row.get("nrmse_fe_target") == row["fe_best"]
 
 
-def _chip(place: int, shown: Shown, row: Mapping[str, Any]) -> str:
-    words = f"choice {place + 1}"
+def _chip(shown: Shown, row: Mapping[str, Any]) -> str:
+    words = f"choice {shown.row['index'] % row['verified'] + 1}"
     if shown.row["verified"] != "ok":
         return f"{words} · failed"
-    best = " · best" if _is_best(shown, row) and row["verified"] > 1 else ""
+    best = " · best" if is_best(shown, row) and row["verified"] > 1 else ""
     return f"{words} · {percent(shown.row['nrmse_fe_target'])}{best}"
 
 

@@ -156,6 +156,48 @@ def _mesh(args: argparse.Namespace) -> None:
     mesh_shard(load_config(args.config), args.designs, args.out)
 
 
+def _add_simulate(commands) -> None:
+    parser = _stage(commands, "simulate", "compress one shard of meshed designs", _simulate)
+    parser.add_argument("--meshes", type=Path, required=True, help="folder of `crumple mesh`")
+
+
+def _simulate(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.simulation import simulate_shard
+
+    simulate_shard(load_config(args.config), args.meshes, args.out)
+
+
+def _add_simulate_one(commands) -> None:
+    help = "compress one design of yours: curve, fields for ParaView, picture"
+    parser = _stage(commands, "simulate-one", help, _simulate_one)
+    parser.add_argument("design", type=Path, help="PNG or npz, 48x48 (a quarter) or 96x96, binary")
+
+
+def _simulate_one(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.simulation import simulate_design
+
+    simulate_design(load_config(args.config), args.design, args.out)
+
+
+def _add_verify(commands) -> None:
+    help = "compare the solver with curves and displacements of another code"
+    parser = commands.add_parser("verify", help=help, description=help)
+    parser.add_argument("cases", type=Path, nargs="+", metavar="FILE.npz")
+    parser.add_argument("--same-mesh", action="store_true", help="use the cells given in the file")
+    parser.add_argument("--config", default="{}", metavar="FILE|JSON", help="settings")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
+    parser.set_defaults(handler=_verify)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from crumple.config import load_config
+    from crumple.verification import verify
+
+    verify(args.cases, load_config(args.config), args.same_mesh, args.json)
+
+
 def _add_rasterise(commands) -> None:
     parser = _stage(commands, "rasterise", "turn simulations into pixel fields", _rasterise)
     parser.add_argument("--designs", type=Path, required=True, help="designs of the shard (npz)")
@@ -263,6 +305,9 @@ COMMANDS = (
     _add_config,
     _add_sample,
     _add_mesh,
+    _add_simulate,
+    _add_simulate_one,
+    _add_verify,
     _add_train,
     _add_generate,
     _add_rasterise,

@@ -32,7 +32,8 @@ class Cell:
     rest
         (N, 2) undeformed positions, imperfection included, in the order of the dofmap.
     input_nodes
-        (N,) row of every dofmap node in the mesh that was given.
+        (N,) row of every dofmap node in the mesh that was given (a triangle's repeated corner is
+        a second node with the same row).
     input_cells
         (M,) row of every dolfinx cell in the mesh that was given.
     corners
@@ -92,7 +93,7 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
     nodes
         (N, 2) undeformed nodes in the unit square, matching on the left and right sides.
     cells
-        (M, 4) counter-clockwise quadrilaterals.
+        (M, 4) counter-clockwise quadrilaterals; a triangle repeats its third corner.
     platens
         ``bonded`` (no horizontal motion at top and bottom), ``lubricated`` (free) or ``tied`` (top
         and bottom nodes at the same x move together horizontally).
@@ -104,6 +105,7 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
     UserError
         When the cell does not reach both platens or its sides do not match.
     """
+    nodes, cells, original = _open_triangles(nodes, cells)
     mesh = create_quadrilateral_mesh(nodes, cells)
     space = displacement_space(mesh)
     coordinates = space.tabulate_dof_coordinates()[:, :2]
@@ -112,11 +114,16 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
     input_cells = np.asarray(mesh.topology.original_cell_index)
     input_nodes = np.empty(len(coordinates), np.int64)
     input_nodes[corners] = cells[input_cells]
+    # nodes that repeat another one (triangles) are tied to it
+    row_of = np.empty_like(input_nodes)
+    row_of[input_nodes] = np.arange(len(input_nodes))
+    same = row_of[original[input_nodes]]
+    unique = same == np.arange(len(same))
 
     rest = coordinates + imperfection(coordinates, amplitude)
-    left, right, bottom, top = _sides(coordinates)
+    left, right, bottom, top = (side & unique for side in _sides(coordinates))
     partner = _match(coordinates, left, right, axis=1, what="left and right")
-    node_dofs, size = _constrain(coordinates, left, partner, bottom, top, platens)
+    node_dofs, size = _constrain(coordinates, same, left, partner, bottom, top, platens)
     cell_dofs = node_dofs[corners].reshape(len(corners), 8)
     rest_y = np.zeros(size + 2)
     rest_y[node_dofs[:, 1]] = rest[:, 1]
@@ -124,7 +131,7 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
     return Cell(
         space=space,
         rest=rest,
-        input_nodes=input_nodes,
+        input_nodes=original[input_nodes],
         input_cells=input_cells,
         corners=corners,
         geometry=build_geometry(rest[corners]),
@@ -132,11 +139,24 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
         cell_dofs=np.ascontiguousarray(cell_dofs),
         size=size,
         rest_y=rest_y,
-        edges=_boundary_edges(mesh, corners, left, right),
+        edges=_boundary_edges(same[corners], left, right),
         attached=bottom | top,
         left=left,
         partner=partner,
     )
+
+
+def _open_triangles(nodes, cells):
+    """Give the repeated node of a triangle a twin, since dolfinx wants four distinct corners.
+
+    Returns nodes, cells, and for every node the one it repeats (itself, mostly).
+    """
+    triangles = np.flatnonzero(cells[:, 2] == cells[:, 3])
+    repeated = cells[triangles, 3]
+    cells = cells.copy()
+    cells[triangles, 3] = len(nodes) + np.arange(len(triangles))
+    original = np.concatenate([np.arange(len(nodes)), repeated])
+    return nodes[original], cells, original
 
 
 def _sides(points: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -144,7 +164,7 @@ def _sides(points: np.ndarray) -> tuple[np.ndarray, ...]:
     sides = (x < TOLERANCE, x > 1 - TOLERANCE, y < TOLERANCE, y > 1 - TOLERANCE)
     for name, side in zip(("bottom", "top"), sides[2:], strict=True):
         if not side.any():
-            raise UserError(f"the mesh has no node on the {name} side; a cell must touch both platens")
+            raise UserError(f"the mesh has no node on its {name}: a cell must touch both platens")
     return sides
 
 
@@ -159,13 +179,12 @@ def _match(points, first, second, axis, what):
     return partner
 
 
-def _constrain(points, left, partner, bottom, top, platens):
+def _constrain(points, same, left, partner, bottom, top, platens):
     """Map every (node, component) to a free unknown, the platen (n) or zero (n + 1)."""
     count = len(points)
     platen, zero = 2 * count, 2 * count + 1
-    pairs = [
-        (2 * np.flatnonzero(left) + i, 2 * partner[left] + i) for i in range(2)
-    ]
+    pairs = [(2 * np.arange(count) + i, 2 * same + i) for i in range(2)]
+    pairs += [(2 * np.flatnonzero(left) + i, 2 * partner[left] + i) for i in range(2)]
     pairs.append((2 * np.flatnonzero(top) + 1, np.full(top.sum(), platen)))
     pairs.append((2 * np.flatnonzero(bottom) + 1, np.full(bottom.sum(), zero)))
     if platens == "bonded":
@@ -188,9 +207,10 @@ def _constrain(points, left, partner, bottom, top, platens):
     return number[label[: 2 * count]].reshape(count, 2), len(free)
 
 
-def _boundary_edges(mesh, corners, left, right):
-    """Edges with one cell, except those on the periodic sides, oriented with the solid on the left."""
+def _boundary_edges(corners, left, right):
+    """Edges with one cell, except those on the periodic sides, with the solid on their left."""
     sides = np.concatenate([corners[:, [k, (k + 1) % 4]] for k in range(4)])
+    sides = sides[sides[:, 0] != sides[:, 1]]
     keys = np.sort(sides, axis=1)
     _, first, counts = np.unique(keys, axis=0, return_index=True, return_counts=True)
     edges = sides[first[counts == 1]]

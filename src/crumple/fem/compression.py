@@ -179,7 +179,7 @@ class Simulation:
 
     def displacement(self) -> np.ndarray:
         """(N, 2) displacement in the order of the nodes that were given."""
-        u = np.empty_like(self.cell.rest)
+        u = np.empty((self.cell.input_nodes.max() + 1, 2))
         u[self.cell.input_nodes] = self.z[self.cell.node_dofs]
         return u
 

@@ -19,6 +19,7 @@ GHOST_REACH = 0.35
 PLATEN_REACH = 1.5
 INFLATION = 3e-3
 CCD = ipctk.AdditiveCCD(100_000, 0.9)
+ipctk.set_num_threads(1)  # a shard is one process; many shards share a machine
 
 
 def fortran(array: np.ndarray) -> np.ndarray:
@@ -96,9 +97,7 @@ class Contact:
     def candidate_pairs(self) -> np.ndarray:
         """Vertices (P, 3) of the current edge-vertex candidates, to pre-fill the sparsity."""
         edges = self.mesh.edges
-        pairs = [
-            (*edges[c.edge_id], c.vertex_id) for c in self._candidates.ev_candidates
-        ]
+        pairs = [(*edges[c.edge_id], c.vertex_id) for c in self._candidates.ev_candidates]
         return np.array(pairs, np.int64).reshape(-1, 3)
 
     def collisions(self, vertices: np.ndarray) -> ipctk.NormalCollisions:
@@ -176,9 +175,7 @@ class Contact:
 
     def has_intersections(self, vertices: np.ndarray) -> bool:
         """Whether the boundary of the cell crosses itself, its neighbour, or a platen."""
-        body = ipctk.CollisionMesh(
-            fortran(self.rest), fortran(self.body_edges.astype(np.int32))
-        )
+        body = ipctk.CollisionMesh(fortran(self.rest), fortran(self.body_edges.astype(np.int32)))
         if ipctk.has_intersections(body, fortran(vertices)):
             return True
         if not self.platens:

@@ -210,9 +210,7 @@ def energy_and_gradient(z, cell_dofs, geometry, state, moduli, rate, gradient):
                     e2 = l2 + e3
                     theta = 1.0
                     work = 0.0
-                energy += weight * (
-                    shear * theta * theta * (e1 * e1 + e2 * e2 + e3 * e3) + work
-                )
+                energy += weight * (shear * theta * theta * (e1 * e1 + e2 * e2 + e3 * e3) + work)
                 twist, flip = stress_factors(s1, s2, e1, e2, theta, shear, rot, refl)
                 twist *= weight
                 flip *= weight
@@ -326,7 +324,20 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
                 twist, flip = stress_factors(s1, s2, e1, e2, theta, shear, rot, refl)
                 d11, d22, d12 = principal_tangent(s1, s2, e1, e2, e3, theta, thetabar, shear)
                 add_tangent(
-                    tangent, weight, e, h, r, g, rot, refl, d11, d22, d12, twist, flip, project,
+                    tangent,
+                    weight,
+                    e,
+                    h,
+                    r,
+                    g,
+                    rot,
+                    refl,
+                    d11,
+                    d22,
+                    d12,
+                    twist,
+                    flip,
+                    project,
                     (m[0], m[1], m[2], m[3]),
                 )
             t00 = tangent[0, 0]

@@ -55,9 +55,7 @@ class IncrementalPotential:
         self.inertia = self.mass / dt**2
         self.predictor = z_n + dt * velocity
         self.start = self.contact.vertices(z_n)
-        self.tangential = self.contact.tangential(
-            self.start, self.contact.collisions(self.start)
-        )
+        self.tangential = self.contact.tangential(self.start, self.contact.collisions(self.start))
 
     def lag_friction(self, at: Evaluation) -> None:
         """Freeze contact normals and normal forces of friction at this state."""

@@ -84,7 +84,7 @@ NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=8
 PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=2-00:00:00 State=UP
 CONF
 
-start runuser -u munge -- munged --foreground
+start setpriv --reuid munge --regid munge --clear-groups munged --foreground
 sleep 1
 start slurmctld -D
 start slurmd -D -N n1

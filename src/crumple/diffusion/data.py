@@ -111,32 +111,24 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def transform(state: Tensor, element: int, fields: Sequence[str], static: int) -> Tensor:
-    """Apply one element of the mechanics' symmetry group; the stress curve stays the same.
+def move_pixels(images: Tensor, element: int) -> Tensor:
+    """Mirror and shift images ``(..., h, w)`` by an element of the symmetry group."""
+    if element & S:
+        images = images.roll(images.shape[-1] // 2, dims=-1)
+    flips = [axis for bit, axis in ((H, -1), (V, -2)) if element & bit]
+    return images.flip(flips) if flips else images
+
+
+def signs(element: int, fields: Sequence[str], layout: Layout) -> Tensor:
+    """Return the sign that each channel takes beside its pixels' move, ``(channels,)``.
 
     x -> 1-x turns the sign of u1; y -> 1-y turns the sign of w2 = u2 + strain y (the lower platen
-    becomes the moving one, hence not that of u2); everything else is only mirrored. Shifts by half
-    a period are symmetries because designs are mirrored about x = 1/2.
-
-    Parameters
-    ----------
-    state
-        ``(channels, h, w)``; the sign changes hold for scaled and for physical fields alike.
-    element
-        Sum of some of ``H``, ``V`` and ``S``.
-    fields
-        Names of the channels of a frame.
-    static
-        Number of channels before those of the frames.
+    becomes the moving one, hence not that of u2). Half-period shifts are symmetries because
+    designs are mirrored about x = 1/2. The stress curve stays the same.
     """
-    if element & S:
-        state = state.roll(state.shape[-1] // 2, dims=-1)
-    flips = [axis for bit, axis in ((H, -1), (V, -2)) if element & bit]
-    state = state.flip(flips) if flips else state.clone()
-    for bit, name in ((H, "u1"), (V, "w2")):
-        if element & bit and name in fields:
-            state[static + fields.index(name) :: len(fields)].neg_()
-    return state
+    turned = {name for bit, name in ((H, "u1"), (V, "w2")) if element & bit}
+    of_fields = torch.tensor([-1.0 if name in turned else 1.0 for name in fields])
+    return torch.cat([torch.ones(layout.static), of_fields.repeat(layout.frames)])
 
 
 def symmetries(augmentation: str, model: Model) -> list[int]:
@@ -167,9 +159,12 @@ class Samples:
         self.physical = physical
         self.stress = normalisation.encode_curve(stress.float())
         self.normalisation = normalisation
-        self.offset, self.scale = (
-            c.to(physical.device)[:, None, None] for c in normalisation.offset_and_scale()
-        )
+        offset, scale = normalisation.offset_and_scale()
+        fields, layout = normalisation.fields, normalisation.layout
+        scales = [scale * signs(element, fields, layout) for element in range(8)]
+        device = physical.device
+        self._scales = torch.stack(scales)[:, :, None, None].to(device)
+        self._static_offset = (offset * scale)[: layout.static, None, None].to(device)
 
     def __len__(self) -> int:
         return len(self.physical)
@@ -184,12 +179,11 @@ class Samples:
         elements
             Which symmetry each of them is turned by.
         """
-        fields, static = list(self.normalisation.fields), self.normalisation.layout.static
         states = torch.empty((len(rows), *self.physical.shape[1:]), device=self.physical.device)
         for state, row, element in zip(states, rows, elements, strict=True):
-            turned = transform(self.physical[row], element, fields, static) if element else None
-            torch.sub(self.physical[row] if turned is None else turned, self.offset, out=state)
-        return states.mul_(self.scale), self.stress[list(rows)]
+            torch.mul(move_pixels(self.physical[row], element), self._scales[element], out=state)
+        states[:, : len(self._static_offset)] -= self._static_offset
+        return states, self.stress[list(rows)]
 
 
 def frame_rows(dataset: Dataset, model: Model) -> list[int]:
@@ -268,7 +262,7 @@ def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
 
     strain = dataset.manifest["frame_strain"]
     rows = frame_rows(dataset, model)
-    rms = np.sqrt(square[int(model.mask) :]).reshape(len(rows) if model.fields else 0, -1)
+    rms = np.sqrt(square[int(model.mask) :]).reshape(len(rows), len(model.fields))
     constants = Normalisation(
         reference_frame=model.reference_frame,
         mask=model.mask,

@@ -1,0 +1,37 @@
+"""What the tests of the diffusion model share: a made-up data set and a very small model."""
+
+from pathlib import Path
+
+import pytest
+
+import synthetic
+from crumple.config import Config
+
+SETTINGS = {
+    "model": {"channels": [16, 32], "depths": [1, 1], "patch": 4, "embedding": 32, "head": 16},
+    "training": {
+        "steps": 6,
+        "batch": 4,
+        "micro_batch": 2,
+        "warmup": 2,
+        "log_every": 1,
+        "validate_every": 3,
+        "validation_samples": 2,
+        "precision": "fp32",
+        "checkpoint_minutes": 1e-6,
+    },
+    "generation": {"candidates": 2, "batch": 3, "steps": 3},
+}
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory) -> Path:
+    """``dataset.json`` of 12 designs in two shards."""
+    folder = tmp_path_factory.mktemp("data")
+    return synthetic.write_dataset(folder, 12, 6, Config())
+
+
+@pytest.fixture
+def settings() -> Config:
+    """Settings of a run that takes seconds."""
+    return Config.model_validate(SETTINGS)

@@ -166,6 +166,9 @@ class Model(Section):
     patch: Literal[1, 2, 4] = Field(2, description="pixels per side of a patch of the finest level")
     embedding: int = Field(512, ge=16, description="width of stress tokens and noise embedding")
     head: int = Field(64, ge=8, description="width of an attention head")
+    spatial_attention: int = Field(
+        24, ge=0, description="attention over pixels where there are at most so many per side"
+    )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Model:

@@ -9,7 +9,7 @@ from crumple.diffusion.network import Layout, Network, position_features
 STEPS = 4
 SIZE = 32
 SMALL = {"channels": (16, 32), "depths": (1, 1), "embedding": 32, "head": 16, "steps": STEPS}
-SMALL |= {"size": SIZE, "spatial_size": 8}
+SMALL |= {"size": SIZE, "spatial_attention": 8}
 
 
 def make(layout: Layout, seed: int = 0, **options) -> Network:

@@ -45,6 +45,7 @@ def build_network(settings: Model, normalisation: Normalisation) -> Network:
         patch=settings.patch,
         embedding=settings.embedding,
         head=settings.head,
+        spatial_attention=settings.spatial_attention,
         per_frame=settings.per_frame_tokens and layout.frames == steps,
     ).to(memory_format=torch.channels_last)
 

@@ -187,8 +187,8 @@ class Network(nn.Module):
         Width of tokens and of the noise embedding.
     head
         Width of an attention head.
-    spatial_size
-        Attention over pixels where the resolution is at most this.
+    spatial_attention
+        Attention over pixels where there are at most so many per side.
     per_frame
         Whether a frame is shown its own strain step's token (needs as many frames as steps); else
         every frame is shown the whole curve, as in the paper's ablation S7.
@@ -205,7 +205,7 @@ class Network(nn.Module):
         patch: int = 2,
         embedding: int = 512,
         head: int = 64,
-        spatial_size: int = 24,
+        spatial_attention: int = 24,
         per_frame: bool = True,
         size: int = 96,
     ) -> None:
@@ -237,7 +237,7 @@ class Network(nn.Module):
             options = {
                 "embedding": embedding,
                 "head": head,
-                "spatial": size // patch // 2**level <= spatial_size,
+                "spatial": size // patch // 2**level <= spatial_attention,
                 "frames": layout.frames,
             }
             self.down.append(nn.ModuleList(Block(width, width, **options) for _ in range(depth)))

@@ -127,7 +127,7 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
     }
     for name, values in arrays.items():
         store.create_array(name, data=values)
-    status = ["ok" if q.any() else "design is empty" for q in quarters]
+    status = ["ok" if q.any() else "no solid" for q in quarters]
     store.create_array("status", shape=(len(status),), dtype=str)[:] = np.array(status, object)
 
 

@@ -122,7 +122,7 @@ def acceptance(quarter: np.ndarray, settings: cfg.Designs) -> str:
         ``ok``, or the reason why not.
     """
     if not np.any(quarter):
-        return "design is empty"
+        return "no solid"
     if designs.accept(quarter, settings) is not None:
         return "ok"
     least = max(1, int(settings.side_fraction * len(quarter)))
@@ -130,8 +130,8 @@ def acceptance(quarter: np.ndarray, settings: cfg.Designs) -> str:
     sides["right"] = quarter[:, -1]
     short = [name for name, side in sides.items() if np.count_nonzero(side) < least]
     if not short:
-        return "design is not one connected domain"
-    return f"design has fewer than {least} solid pixels on the {' and '.join(short)} of its quarter"
+        return "more than one domain"
+    return f"fewer than {least} solid pixels on the {', '.join(short)} of the quarter"
 
 
 class Readout(NamedTuple):

@@ -119,7 +119,7 @@ def test_best_match_is_found_across_shards(chain):
 def test_tables_have_a_row_per_target_and_candidate(chain):
     rows = list(csv.DictReader((chain["out"] / "candidates.csv").open()))
     assert len(rows) == 9
-    assert rows[2]["design"] == "design is empty" and rows[2]["verified"] == ""
+    assert rows[2]["design"] == "no solid" and rows[2]["verified"] == ""
     assert rows[3]["verified"].startswith("not meshable")
     assert float(rows[0]["field_error_0.2"]) == pytest.approx(1 - 1.05 / 1.2, abs=2e-3)
     assert float(rows[0]["readouts_agree"]) > 0.97 > float(rows[2]["readouts_agree"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from crumple import designs, evaluation
+from crumple import designs, evaluation, report
 from crumple.config import Config
 from crumple.report import bodies, charts, pixels, write_report
 
@@ -136,10 +136,23 @@ def test_page_is_complete_and_needs_no_network(tmp_path):
     write = synthetic.write_run_report
     html = write(paths, tmp_path / "evaluation", tmp_path / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "@import" not in html
-    assert html.count('class="target"') == 3 and html.count("<canvas") == 10
-    assert "not meshable: gmsh gave up" in html and "design is empty" in html
+    assert html.count('class="target"') == 3 and html.count("<canvas") == 11
+    assert "not meshable: gmsh gave up" in html and "no solid" in html
     result = (tmp_path / "evaluation/targets.csv").read_text()
     assert "heldout_000000" in result
+
+
+def test_a_page_without_room_keeps_the_best_candidates(tmp_path, monkeypatch):
+    paths = synthetic.write_chain(tmp_path)
+    full = synthetic.write_run_report(paths, tmp_path / "e", tmp_path / "full.html").read_text()
+    sizes = [len(data) for data in re.findall(r'"data":"([^"]*)"', full)]
+    monkeypatch.setattr(report, "BODY_BYTES", sum(sizes) - min(sizes))
+    html = synthetic.write_run_report(paths, tmp_path / "e2", tmp_path / "less.html").read_text()
+    assert html.count("<canvas") < 11
+    for article in html.split('<article class="target"')[1:]:
+        best = re.search(r'aria-selected="true">[^<]*best', article)
+        pane = re.search(r'<div class="candidate" role="tabpanel"([^>]*)>', article)
+        assert best and ("data-fe" in article if "hidden" in pane[1] else "data-fe" in pane[1])
 
 
 def test_report_without_results(tmp_path):

@@ -82,7 +82,7 @@ def test_displacement_read_out_finds_the_solid(quarter):
 def test_acceptance_names_the_side_that_is_short(quarter):
     settings = Designs()
     assert topology.acceptance(quarter, settings) == "ok"
-    assert "empty" in topology.acceptance(np.zeros((48, 48)), settings)
+    assert "no solid" in topology.acceptance(np.zeros((48, 48)), settings)
     short = quarter.copy()
     short[0, 3:] = 0
     reason = topology.acceptance(short, settings)
@@ -93,7 +93,7 @@ def test_read_designs_of_a_batch(quarter):
     masks = np.stack([whole(quarter), np.zeros((96, 96))])
     readout = topology.read_designs(masks, Designs())
     assert np.array_equal(readout.quarter[0], quarter)
-    assert readout.status[0] == "ok" and "empty" in readout.status[1]
+    assert readout.status[0] == "ok" and "no solid" in readout.status[1]
 
 
 def test_selection_prefers_acceptable_designs_and_keeps_the_failures():
@@ -117,13 +117,13 @@ def test_extract_writes_shards_of_designs(tmp_path, quarter):
     for name, values in arrays.items():
         store.create_array(name, data=values)
     status = store.create_array("status", shape=(6,), dtype=str)
-    status[:] = np.array(["ok"] * 5 + ["design is empty"], object)
+    status[:] = np.array(["ok"] * 5 + ["no solid"], object)
     settings = Config.model_validate({"evaluation": {"verify": 2}, "designs": {"shard_size": 4}})
     topology.extract(tmp_path / "generated.zarr", settings, 1, tmp_path / "0001.npz")
     with np.load(tmp_path / "0001.npz") as shard:
         assert shard["index"].tolist() == [4, 5]
         assert shard["candidate"].tolist() == [4, 5]
-        assert shard["status"].tolist() == ["ok", "design is empty"]
+        assert shard["status"].tolist() == ["ok", "no solid"]
         assert np.array_equal(shard["quarter"][0], quarter)
     with pytest.raises(UserError, match="no shard 2"):
         topology.extract(tmp_path / "generated.zarr", settings, 2, tmp_path / "0002.npz")

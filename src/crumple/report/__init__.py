@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from crumple.topology import MASK_LEVEL, open_generated
 
 TILES, CURVES, BACKGROUND_CURVES = 48, 300, 50
 # What a page of under 15 MB has room for; the tables list everything.
-TARGETS_SHOWN, CANDIDATES_SHOWN, BODIES = 24, 5, 80
+TARGETS_SHOWN, CANDIDATES_SHOWN = 24, 5
+BODY_BYTES = 9_000_000
 STRESS_QUANTILE = 0.995  # of the simulated |sigma_22|: the ends of the colour scale
 
 
@@ -61,8 +62,7 @@ def write_report(
     background = [
         Line("", "", s.strain[::2], s.stress[::2]) for s in _spread(samples, BACKGROUND_CURVES)
     ]
-    others = {row["target"]: _others(dataset, row) for row in result["targets"]}
-    shown, packed = _candidates(result, others, store, design_files, shards)
+    shown, packed = _candidates(result, dataset, store, _places(design_files, shards))
     strain, scale = result["frame_strain"], page.colour_scale_css()
     articles = [
         page.target_article(row, strain, shown[row["target"]], background, scale)
@@ -183,54 +183,92 @@ def _others(dataset: Dataset, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _verified_frames(
+def _places(
     design_files: Sequence[Path], shards: Sequence[Path]
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield candidate, solid and frames (u1, u2, sigma_22) of the simulated candidates."""
+) -> dict[int, tuple[zarr.Group, int]]:
+    """Return shard and row of the simulation of each candidate."""
+    places = {}
     for design_path, shard_path in zip(design_files, shards, strict=True):
         shard = open_shard(shard_path)
         with np.load(design_path) as design:
-            candidate = design["candidate"]
-        for row, number in enumerate(candidate):
-            yield int(number), shard["solid"][row], shard["frames"][row, :, :3]
+            places |= {int(c): (shard, row) for row, c in enumerate(design["candidate"])}
+    return places
+
+
+def _shown(rows: Sequence[Mapping], candidates: Sequence[Mapping]) -> list[tuple[Mapping, Mapping]]:
+    """Choose target and candidate of every pane, first choices first; the best is among them."""
+    chosen = []
+    for row in rows:
+        mine = [c for c in candidates if c["target"] == row["target"] and "verified" in c]
+        mine.sort(key=lambda c: c["index"])
+        best = [c for c in mine if page.is_best(c, row)]
+        rest = [c for c in mine if not page.is_best(c, row)]
+        kept = [*best, *rest][:CANDIDATES_SHOWN]
+        chosen += [(row, c) for c in mine if c in kept]
+    return chosen
 
 
 def _candidates(
     result: Mapping[str, Any],
-    others: Mapping[str, Mapping[str, np.ndarray]],
+    dataset: Dataset,
     store: zarr.Group,
-    design_files: Sequence[Path],
-    shards: Sequence[Path],
+    places: Mapping[int, tuple[zarr.Group, int]],
 ) -> tuple[dict[str, list[page.Shown]], list[dict]]:
-    """Collect the verified candidates by target, first choice first, and pack their bodies."""
-    verified = {c["candidate"]: c for c in result["candidates"] if "verified" in c}
-    animated = _animated(result, verified)
-    packed: list[dict] = []
-    shown: dict[str, list[page.Shown]] = {row["target"]: [] for row in result["targets"]}
-    for number, solid, frames in _verified_frames(design_files, shards):
-        candidate = verified[number]
-        quarter, mask = store["quarter"][number], store["mask"][number].astype(float)
-        whole = design_images.mirror(quarter)
-        numbers, limit = {}, 0.0
-        if number in animated:
-            limit = stress_limit(frames[:, 2])
-            predicted = store["frames"][number, :, :3]
-            sides = {"fe": body(solid, frames)}
-            if np.isfinite(predicted).all():
-                sides = {"predicted": body(mask > MASK_LEVEL, predicted), **sides}
-            for side, moving in sides.items():
-                numbers[side] = len(packed)
-                packed.append(pack(moving, limit))
-        shown[candidate["target"]].append(
-            page.Shown(candidate, quarter, mask, whole, others[candidate["target"]], numbers, limit)
+    """Collect the candidates of the panes by target, and pack the bodies that there is room for.
+
+    The best candidate of every target comes first, then the simulated ones, then the others, of
+    which only the prediction moves.
+    """
+    rows = result["targets"][:TARGETS_SHOWN]
+    chosen = _shown(rows, result["candidates"])
+    order = sorted(
+        range(len(chosen)),
+        key=lambda k: (
+            not page.is_best(chosen[k][1], chosen[k][0]),
+            chosen[k][1]["verified"] != "ok",
+        ),
+    )
+    room, packed, numbers, limits = BODY_BYTES, [], {}, {}
+    for k in order:
+        candidate = chosen[k][1]
+        limits[k], bodies = _bodies(candidate, store, *places[candidate["candidate"]])
+        room -= sum(len(moving["data"]) for moving in bodies.values())
+        if room < 0:
+            break
+        numbers[k] = {side: len(packed) + n for n, side in enumerate(bodies)}
+        packed += bodies.values()
+    shown: dict[str, list[page.Shown]] = {row["target"]: [] for row in rows}
+    others = {row["target"]: _others(dataset, row) for row in rows}
+    for k, (row, candidate) in enumerate(chosen):
+        number, target = candidate["candidate"], row["target"]
+        shown[target].append(
+            page.Shown(
+                candidate,
+                store["mask"][number].astype(float),
+                design_images.mirror(store["quarter"][number]),
+                others[target],
+                numbers.get(k, {}),
+                limits.get(k, 0.0),
+            )
         )
-    for row in result["targets"]:
-        items = shown[row["target"]]
-        items.sort(key=lambda item: item.row["index"])
-        kept = [k for k, item in enumerate(items) if page.is_best(item, row)]
-        kept += [k for k in range(len(items)) if k not in kept]
-        shown[row["target"]] = [items[k] for k in sorted(kept[:CANDIDATES_SHOWN])]
     return shown, packed
+
+
+def _bodies(
+    candidate: Mapping[str, Any], store: zarr.Group, shard: zarr.Group, row: int
+) -> tuple[float, dict[str, dict]]:
+    """Return the end of the colour scale in MPa and the packed bodies of one candidate."""
+    moving, limit = {}, 0.0
+    predicted = store["frames"][candidate["candidate"], :, :3]
+    if np.isfinite(predicted).all():
+        mask = store["mask"][candidate["candidate"]] > MASK_LEVEL
+        moving["predicted"] = body(mask, predicted)
+        limit = stress_limit(predicted[:, 2])
+    if candidate["verified"] == "ok":
+        frames = shard["frames"][row, :, :3]
+        moving["fe"] = body(shard["solid"][row], frames)
+        limit = stress_limit(frames[:, 2])
+    return limit, {side: pack(shape, limit) for side, shape in moving.items()}
 
 
 def stress_limit(s22: np.ndarray) -> float:
@@ -239,14 +277,6 @@ def stress_limit(s22: np.ndarray) -> float:
     solid = stress[stress > 0]
     high = np.quantile(solid, STRESS_QUANTILE) if len(solid) else 1.0
     return 5.0 * np.ceil(high / 5)
-
-
-def _animated(result: Mapping[str, Any], verified: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    """Choose the candidates to animate: the best of every target first, while the page has room."""
-    place = {row["target"]: row["fe_best"] for row in result["targets"][:TARGETS_SHOWN]}
-    done = [c for c in verified.values() if c["verified"] == "ok" and c["target"] in place]
-    done.sort(key=lambda c: (c["nrmse_fe_target"] != place[c["target"]], c["index"]))
-    return {c["candidate"] for c in done[: BODIES // 2]}
 
 
 # --- sections that need more than one source -----------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 SOFTENING_PASSES = 2
-LENGTH_UNIT = 1 / 4096  # of the packed coordinates, in cell sides
+LENGTH_UNIT = 1 / 2048  # of the packed coordinates, in cell sides
 STRESS_LEVELS = 127  # packed stress runs from -127 to 127 at the limits of the colour scale
 
 # Corners of a grid cell: 0 upper left, 1 upper right, 2 lower right, 3 lower left; 4 + k is the

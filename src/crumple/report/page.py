@@ -39,7 +39,6 @@ class Shown(NamedTuple):
     """A verified candidate, for the viewer."""
 
     row: Mapping[str, Any]  # of evaluation.json
-    quarter: np.ndarray  # (48, 48) the extracted design
     mask: np.ndarray  # (96, 96) as sampled
     solid: np.ndarray  # (96, 96) the whole design
     others: Mapping[str, np.ndarray]  # designs to compare with, by caption
@@ -185,7 +184,7 @@ def target_article(
     scale_css: str,
 ) -> str:
     """Return everything about one target: curves, designs, deformation."""
-    best = next((k for k, c in enumerate(candidates) if is_best(c, row)), 0)
+    best = next((k for k, c in enumerate(candidates) if is_best(c.row, row)), 0)
     chips = "".join(
         f'<button type="button" role="tab" aria-selected="{str(k == best).lower()}">'
         f"{_chip(shown, row)}</button>"
@@ -211,16 +210,16 @@ def title(name: str) -> str:
     return escape(name.replace("_", " "))
 
 
-def is_best(shown: Shown, row: Mapping[str, Any]) -> bool:
+def is_best(candidate: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Return whether a candidate's simulation comes closest to its target."""
-    return row["fe_best"] is not None and shown.row.get("nrmse_fe_target") == row["fe_best"]
+    return row["fe_best"] is not None and candidate.get("nrmse_fe_target") == row["fe_best"]
 
 
 def _chip(shown: Shown, row: Mapping[str, Any]) -> str:
     words = f"choice {shown.row['index'] % row['verified'] + 1}"
     if shown.row["verified"] != "ok":
         return f"{words} · failed"
-    best = " · best" if is_best(shown, row) and row["verified"] > 1 else ""
+    best = " · best" if is_best(shown.row, row) and row["verified"] > 1 else ""
     return f"{words} · {percent(shown.row['nrmse_fe_target'])}{best}"
 
 
@@ -286,14 +285,16 @@ def candidate_pane(
         f"{row['candidates']}; solid fraction {percent(float(shown.solid.mean()), 0)}."
         f"{_comparison(candidate)}</p></div>"
     )
-    data = ""
-    if not shown.bodies:
-        viewer = f'<div class="failed">{escape(_reason(candidate))}</div>'
-    else:
+    data, viewer = "", ""
+    if candidate["verified"] != "ok":
+        viewer = f'<p class="failed">No simulation: {escape(candidate["verified"])}.</p>'
+    if shown.bodies:
         sides = "".join(f' data-{side}="{number}"' for side, number in shown.bodies.items())
-        errors = escape(json.dumps(candidate["field_errors"]))
+        errors = escape(json.dumps(candidate.get("field_errors", [])))
         data = f'{sides} data-errors="{errors}"'
-        viewer = _viewer(strain, shown, scale_css)
+        viewer += _viewer(strain, shown, scale_css)
+    elif candidate["verified"] == "ok":
+        viewer += '<p class="note">Its deformation is left out to keep the page small.</p>'
     state = " hidden" if hidden else ""
     return (
         f'<div class="candidate" role="tabpanel"{data}{state}><div>{curves}'
@@ -309,12 +310,6 @@ def _comparison(candidate: Mapping[str, Any]) -> str:
         f"{percent(candidate['nrmse_predicted_fe'])}, the predicted field by "
         f"{percent(candidate['field_error_mean'], 0)} on average."
     )
-
-
-def _reason(candidate: Mapping[str, Any]) -> str:
-    if candidate["verified"] == "ok":
-        return "The deformation of this candidate is left out to keep the page small."
-    return f"Not simulated to the end: {candidate['verified']}."
 
 
 SIDES = {"predicted": "predicted with the design", "fe": "simulated (finite elements)"}
@@ -382,15 +377,19 @@ def candidate_table(candidates: Sequence[Mapping[str, Any]]) -> str:
                 (row["candidate"], row["candidate"]),
                 (row["rank"], row["rank"] + 1),
                 (row["design"], _status(row["design"])),
-                (verified, "not chosen" if verified is None else _status(verified)),
+                (verified, "not chosen" if verified is None else _status(verified, short=True)),
                 *errors,
             ]
         )
     return table(columns, body, "candidates-table")
 
 
-def _status(text: str) -> str:
-    return text if text == "ok" else f'<span class="bad">{escape(text)}</span>'
+def _status(text: str, short: bool = False) -> str:
+    """Return a status as HTML; the short form is the kind of failure, without the reason."""
+    if text == "ok":
+        return text
+    shown = text.partition(":")[0] if short else text
+    return f'<span class="bad" title="{escape(text)}">{escape(shown)}</span>'
 
 
 # --- data set, training, failures ----------------------------------------------------------------
@@ -456,7 +455,7 @@ def training_chart(stats: Sequence[Mapping[str, Any]]) -> str:
 def failures(dataset: Sequence[Mapping[str, Any]], candidates: Sequence[Mapping[str, Any]]) -> str:
     """List what failed: designs of the data set, read-outs, simulations of candidates."""
     unread = Counter(c["design"] for c in candidates if c["design"] != "ok")
-    broken = [c for c in candidates if c.get("verified") not in (None, "ok")]
+    broken = [c for c in candidates if c["design"] == "ok" and c.get("verified", "ok") != "ok"]
     columns = [("where", "text"), ("which", "text"), ("reason", "long")]
     rows = [
         [("data set", "data set"), (f["index"], f["index"]), _text(f["reason"])] for f in dataset

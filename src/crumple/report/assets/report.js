@@ -211,7 +211,7 @@ function fillTriangles(pixels, width, height, body, px, py, stress, shift) {
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const SECONDS_UP = 4, SECONDS_HELD = 1;
 
-for (const pane of all(".candidate[data-fe]")) setUp(pane);
+for (const pane of all(".candidate[data-errors]")) setUp(pane);
 
 function setUp(pane) {
   const canvases = all("canvas", pane);
@@ -229,7 +229,7 @@ function setUp(pane) {
     strains.forEach((value, k) => {
       if (Math.abs(value - strain) < Math.abs(strains[frame] - strain)) frame = k;
     });
-    const error = errors[frame] === null ? "" : ` · field error ${(100 * errors[frame]).toFixed(0)} %`;
+    const error = errors[frame] == null ? "" : ` · field error ${(100 * errors[frame]).toFixed(0)} %`;
     output.textContent = `ε ${(100 * strain).toFixed(1)} %${error}`;
     const x = chart.plot[0] + (strain - chart.x[0]) / (chart.x[1] - chart.x[0]) * chart.plot[2];
     cursor.setAttribute("x1", x);

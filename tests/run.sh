@@ -17,6 +17,14 @@ for preset in workflow/presets/*.yaml; do
   echo "$preset"
 done
 
+step "the whole loop at toy size, twice: the second run finds nothing to do"
+rm -rf results/toy
+.venv/bin/snakemake --cores "$(nproc)" --quiet rules --configfile workflow/presets/toy.yaml ||
+  { tail -n 5 results/toy/logs/*.log results/toy/logs/*/*.log results/toy/logs/*/*/*.log; exit 1; }
+.venv/bin/snakemake --cores 1 --configfile workflow/presets/toy.yaml 2>&1 |
+  grep "Nothing to be done"
+.venv-fe/bin/crumple inspect results/toy/data/dataset.json
+
 export OMP_NUM_THREADS=1
 step "tests, finite-element environment"
 .venv-fe/bin/python -m pytest -q --durations=5 tests/common tests/fem

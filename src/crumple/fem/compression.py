@@ -129,11 +129,17 @@ class Simulation:
             potential.rate,
             stress,
         )
-        elastic, plastic, _ = elements.update(
-            solution.z, self.cell.cell_dofs, self.cell.geometry, self.state, self.moduli
+        elastic, plastic, viscous = elements.update(
+            solution.z,
+            self.cell.cell_dofs,
+            self.cell.geometry,
+            self.state,
+            self.moduli,
+            potential.rate,
         )
         self.energies["elastic"] = elastic
         self.energies["plastic"] += plastic
+        self.energies["viscous"] += viscous
         ordered = np.empty_like(stress)
         ordered[self.cell.input_cells] = stress
         return ordered

@@ -378,11 +378,17 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
 
 
 @njit(**JIT)
-def update(z, cell_dofs, geometry, state, moduli):
-    """Accept the step: plastic flow, F_n, J_n. Returns (elastic energy, plastic work, max alpha)."""
+def update(z, cell_dofs, geometry, state, moduli, rate):
+    """Accept the step: plastic flow, F_n and J_n move on.
+
+    Returns
+    -------
+    elastic, plastic, viscous
+        stored elastic energy; plastic and viscous dissipation of the step (MPa x area).
+    """
     elastic = 0.0
     plastic = 0.0
-    largest = 0.0
+    viscous = 0.0
     shear = moduli.shear
     for c in range(cell_dofs.shape[0]):
         volume = 0.0
@@ -419,8 +425,13 @@ def update(z, cell_dofs, geometry, state, moduli):
                 m[1] = inv * (f22 * b12 - f12 * b22)
                 m[2] = inv * (f11 * b21 - f21 * b11)
                 m[3] = inv * (f11 * b22 - f21 * b12)
-            largest = max(largest, state.alpha[c, p])
             n = state.previous[c, p]
+            a11, a12, a21, a22 = _times(f11, f12, f21, f22, n)
+            e, h, r, g, rot, refl = split(a11, a12, a21, a22)
+            l1 = math.log(rot + refl)
+            l2 = math.log(rot - refl)
+            square = l1 * l1 + l2 * l2 - (l1 + l2) ** 2 / 3.0
+            viscous += 2.0 * rate * shear * state.weights[c, p] * square
             n[0] = inv * f22
             n[1] = -inv * f12
             n[2] = -inv * f21
@@ -429,9 +440,11 @@ def update(z, cell_dofs, geometry, state, moduli):
         jbar = volume / geometry.volumes[c]
         log_j = math.log(jbar)
         elastic += 0.5 * moduli.bulk * state.volumes[c] * log_j * log_j
+        increment = log_j - state.log_j[c]
+        viscous += rate * moduli.bulk * state.volumes[c] * increment * increment
         state.log_j[c] = log_j
         state.volumes[c] = volume
-    return elastic, plastic, largest
+    return elastic, plastic, viscous
 
 
 @njit(**JIT)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crumple.fem.linear_solver import FactorisationError, linear_solver
+from crumple.fem.linear_solver import linear_solver
 from crumple.fem.potential import Evaluation, IncrementalPotential
 
 GRADIENT_TOLERANCE = 2e-3
@@ -65,8 +65,7 @@ class Newton:
             if at.collisions.empty() and self.potential.tangential.empty():
                 return at
             self.counters.lags += 1
-            self.potential.lag_friction(at)
-            at = self.potential.evaluate(at.z)
+            at = self.potential.lag_friction(at)
             if self.converged(at):
                 return at
         return self.minimise(at)
@@ -108,11 +107,7 @@ class Newton:
                     shifted = data.copy()
                     shifted[pattern.diagonal] += shift * self.areas
                 self.counters.factorisations += 1
-                try:
-                    negative = self.solver.factorise(shifted)
-                except FactorisationError:
-                    negative = 1
-                if negative == 0:
+                if self.solver.factorise(shifted):
                     direction = np.zeros(n + 2)
                     direction[:n] = -self.solver.solve(at.gradient[:n])
                     if direction[:n] @ at.gradient[:n] < 0:

@@ -22,11 +22,15 @@ from crumple.fem.elements import Moduli, State
 
 @dataclass
 class Evaluation:
-    """Value and gradient of the potential at ``z``, with the contacts found there."""
+    """Value and gradient of the potential at ``z``, with the contacts found there.
+
+    ``frictionless`` is (energy, gradient) without friction, which depends on its lag as well.
+    """
 
     z: np.ndarray
     vertices: np.ndarray
     collisions: ipctk.NormalCollisions
+    frictionless: tuple[float, np.ndarray]
     energy: float
     gradient: np.ndarray
 
@@ -57,9 +61,10 @@ class IncrementalPotential:
         self.start = self.contact.vertices(z_n)
         self.tangential = self.contact.tangential(self.start, self.contact.collisions(self.start))
 
-    def lag_friction(self, at: Evaluation) -> None:
-        """Freeze contact normals and normal forces of friction at this state."""
+    def lag_friction(self, at: Evaluation) -> Evaluation:
+        """Freeze contact normals and normal forces of friction at this state; evaluate again."""
         self.tangential = self.contact.tangential(at.vertices, at.collisions)
+        return self._with_friction(at.z, at.vertices, at.collisions, at.frictionless)
 
     def evaluate(self, z: np.ndarray) -> Evaluation:
         """Energy and gradient; the gradient's entry n is the reaction of the top platen."""
@@ -69,17 +74,23 @@ class IncrementalPotential:
         )
         vertices = self.contact.vertices(z)
         if not np.isfinite(energy):
-            return Evaluation(z, vertices, None, np.inf, gradient)
+            return Evaluation(z, vertices, None, (np.inf, gradient), np.inf, gradient)
         collisions = self.contact.collisions(vertices)
-        slip = np.asfortranarray(vertices - self.start)
         offset = z - self.predictor
         energy += 0.5 * float(offset @ (self.inertia * offset))
         energy += self.contact.energy(vertices, collisions)
-        energy += self.contact.friction_energy(self.tangential, slip)
         gradient += self.inertia * offset
         self.contact.add_gradient(gradient, vertices, collisions)
-        self.contact.add_friction_gradient(gradient, self.tangential, slip)
-        return Evaluation(z, vertices, collisions, energy, gradient)
+        return self._with_friction(z, vertices, collisions, (energy, gradient))
+
+    def _with_friction(self, z, vertices, collisions, frictionless) -> Evaluation:
+        energy, gradient = frictionless
+        if not self.tangential.empty():
+            slip = np.asfortranarray(vertices - self.start)
+            gradient = gradient.copy()
+            energy += self.contact.friction_energy(self.tangential, slip)
+            self.contact.add_friction_gradient(gradient, self.tangential, slip)
+        return Evaluation(z, vertices, collisions, frictionless, energy, gradient)
 
     def hessian(self, at: Evaluation, project: bool) -> np.ndarray:
         """Values of the upper triangle on :attr:`pattern`.

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from cells import frame
 from scipy.sparse import csr_matrix
 
+from cells import frame
 from crumple.config import Config, parse_config
 from crumple.fem import elements
 from crumple.fem.compression import Simulation

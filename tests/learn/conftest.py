@@ -8,7 +8,8 @@ import synthetic
 from crumple.config import Config
 
 SETTINGS = {
-    "model": {"channels": [16, 32], "depths": [1, 1], "patch": 4, "embedding": 32, "head": 16},
+    "model": {"channels": [16, 32], "depths": [1, 1], "patch": 4, "embedding": 32, "head": 16}
+    | {"spatial_attention": 12},
     "training": {
         "steps": 6,
         "batch": 4,
@@ -31,7 +32,7 @@ def manifest(tmp_path_factory) -> Path:
     return synthetic.write_dataset(folder, 12, 6, Config())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings() -> Config:
     """Settings of a run that takes seconds."""
     return Config.model_validate(SETTINGS)

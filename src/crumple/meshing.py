@@ -30,9 +30,9 @@ from crumple.progress import progress
 LARGEST_BEND = np.radians(45)  # of the outline along one chord; chords are shortened up to half
 FEWEST_CHORDS = 4  # around a closed curve
 LARGEST_CORNER = np.radians(140)  # a quadrilateral with a larger corner becomes two triangles
-BULGE_FLOOR = 0.25  # scaled Jacobian that moving boundary nodes to the outline must leave
-SMOOTHING_FLOOR = 0.6  # scaled Jacobian above which smoothing may take some away
-SMOOTHING_PASSES = 6
+BULGE_FLOOR = 0.3  # shape that moving boundary nodes to the outline must leave
+SMOOTHING_FLOOR = 0.4  # shape above which smoothing may take some away
+SMOOTHING_PASSES = 4
 WORST_ACCEPTED = 0.1  # scaled Jacobian of a mesh that is not tried again
 MATCH = 2e-3  # largest difference between opposite sides that is evened out, in cell sides
 FALLBACKS = (1.0, 0.93, 0.86, 0.8, 0.7)  # element sizes tried in turn, relative to the one asked
@@ -171,6 +171,19 @@ def scaled_jacobian(nodes: np.ndarray, cells: np.ndarray) -> np.ndarray:
     edge = np.roll(corners, -1, axis=1) - corners
     length = np.hypot(edge[..., 0], edge[..., 1])
     return cross(np.roll(edge, 1, axis=1), edge) / (length * np.roll(length, 1, axis=1))
+
+
+def shape(nodes: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """How near each quadrilateral is to a square, (M,): 1 is a square, 0 or less is inverted.
+
+    The least over the corners of 2 (a x b) / (a^2 + b^2) with the sides a and b that meet there;
+    unlike the scaled Jacobian it also falls when one side is short.
+    """
+    corners = nodes[cells]
+    edge = np.roll(corners, -1, axis=1) - corners
+    squared = np.sum(edge**2, axis=-1)
+    area = cross(np.roll(edge, 1, axis=1), edge)
+    return (2 * area / (squared + np.roll(squared, 1, axis=1))).min(axis=1)
 
 
 def quality(mesh: Mesh) -> dict[str, float]:
@@ -423,13 +436,13 @@ def _bulge(
     nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, curved: np.ndarray
 ) -> np.ndarray:
     """Move the middles of the chords to the outline, part of the way where elements suffer."""
-    floor = np.minimum(scaled_jacobian(nodes, cells).min(axis=1), BULGE_FLOOR) - 1e-9
+    floor = np.minimum(shape(nodes, cells), BULGE_FLOOR) - 1e-9
     part = np.ones(len(middles))
     poor = np.ones(1, bool)
     while poor.any():
         moved = nodes.copy()
         moved[middles] += part[:, None] * (curved - nodes[middles])
-        poor = scaled_jacobian(moved, cells).min(axis=1) < floor
+        poor = shape(moved, cells) < floor
         suffers = np.isin(middles, cells[poor])
         part[suffers] = np.maximum(part[suffers] - 0.25, 0)
     return moved
@@ -441,14 +454,14 @@ def _smooth(nodes: np.ndarray, cells: np.ndarray, inner: np.ndarray) -> np.ndarr
     a, b = np.concatenate([a, b]), np.concatenate([b, a])
     degree = np.bincount(a, minlength=len(nodes))[:, None]
     for _ in range(SMOOTHING_PASSES):
-        floor = np.minimum(scaled_jacobian(nodes, cells).min(axis=1), SMOOTHING_FLOOR) - 1e-9
+        floor = np.minimum(shape(nodes, cells), SMOOTHING_FLOOR) - 1e-9
         sums = [np.bincount(a, nodes[b, axis], len(nodes)) for axis in range(2)]
         mean = np.stack(sums, axis=1) / degree
         move = inner.copy()
         poor = np.ones(1, bool)
         while poor.any():
             moved = np.where(move[:, None], mean, nodes)
-            poor = scaled_jacobian(moved, cells).min(axis=1) < floor
+            poor = shape(moved, cells) < floor
             move[cells[poor]] = False
         nodes = moved
     return nodes

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from crumple import designs, meshing, outline
+from crumple import cli, designs, meshing, outline
 from crumple.config import Config
 
 SETTINGS = Config().designs
@@ -262,6 +262,9 @@ def test_quality_of_known_elements():
     cells = np.array([[0, 1, 2, 3]])
     assert meshing.scaled_jacobian(square, cells) == pytest.approx(np.ones((1, 4)))
     assert meshing.scaled_jacobian(square, cells[:, ::-1]) == pytest.approx(-np.ones((1, 4)))
+    assert meshing.shape(square, cells) == pytest.approx(1)
+    assert meshing.shape(square * [1, 3], cells) == pytest.approx(0.6)
+    assert meshing.shape(square, cells[:, ::-1]) == pytest.approx(-1)
     rhombus = np.array([[0.0, 0], [2, 0], [3, np.sqrt(3)], [1, np.sqrt(3)]])
     quality = meshing.quality(meshing.Mesh(rhombus, cells))
     assert quality["min_angle"] == pytest.approx(60)
@@ -340,3 +343,13 @@ def test_an_interrupted_shard_continues(shard, tmp_path, monkeypatch):
     meshing.mesh_shard(config, shard, out)
     assert len(list(out.iterdir())) == 4
     assert (out / first.name).stat().st_mtime_ns == written
+
+
+def test_commands_sample_and_mesh(tmp_path):
+    config = '{"designs": {"count": 3, "shard_size": 2}, "mesh": {"element_size": 0.03}}'
+    sampled, meshed = tmp_path / "0001.npz", tmp_path / "0001"
+    common = ["--config", config, "--out"]
+    assert cli.main(["sample", "--shard", "1", *common, str(sampled)]) == 0
+    assert cli.main(["mesh", "--designs", str(sampled), *common, str(meshed)]) == 0
+    assert [path.name for path in meshed.iterdir()] == ["000002.npz"]
+    assert cli.main(["mesh", "--designs", str(tmp_path / "none"), *common, str(meshed)]) == 1

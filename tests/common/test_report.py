@@ -109,6 +109,9 @@ def test_ticks_are_round_and_inside():
     assert charts.ticks(charts.Axis("", 0, 0.2)) == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
     assert charts.ticks(charts.Axis("", 0, 87.3)) == [0, 20, 40, 60, 80]
     assert charts.ticks(charts.Axis("", 0.08, 1.1, log=True)) == pytest.approx([0.1, 0.2, 0.5, 1])
+    assert charts.ticks(charts.Axis("", 0.6, 1.4, log=True)) == pytest.approx(
+        [0.6, 0.8, 1, 1.2, 1.4]
+    )
     decades = charts.ticks(charts.Axis("", 1e-6, 2e2, log=True))
     assert decades == pytest.approx(10.0 ** np.arange(-6, 3))
 

@@ -307,12 +307,16 @@ def _stages(
     failures = sum(every["failures"].values())
     steps = max((s["step"] for s in stats), default=0)
     return [
-        ("Designs", f"{valid + failed}", "random cells, mirrored twice"),
+        ("Designs", f"{valid + failed}", "random quarters, mirrored twice"),
         ("Simulated", f"{valid}", f"{failed} failed; {cost}"),
         ("Training", f"{steps} steps", f"on {len(training)} designs, the rest held out"),
         ("Generated", f"{every['candidates']}", f"for {every['targets']} targets"),
         ("Acceptable", f"{every['acceptable']}", "meet the rules of the random designs"),
-        ("Verified", f"{every['verified'] - failures}", f"simulated anew; {failures} failed"),
+        (
+            "Verified",
+            f"{every['verified'] - failures}",
+            f"simulated anew; {failures} without result",
+        ),
     ]
 
 
@@ -332,8 +336,17 @@ def _training(stats: Sequence[Mapping], model: Path) -> str:
         pairs.append(("lowest", f"{best['validation_loss']:.4f} at step {best['step']}"))
     config = model / "config.json"
     if config.exists():
-        pairs += [(k, _words(v)) for k, v in json.loads(config.read_text())["training"].items()]
+        settings = _flat(json.loads(config.read_text())["training"])
+        pairs += [(name, _words(value)) for name, value in settings.items() if name != "steps"]
     return f'<div class="columns"><div>{page.training_chart(stats)}</div>{page.facts(pairs)}</div>'
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested settings without their nesting."""
+    flat = {}
+    for name, value in settings.items():
+        flat |= _flat(value) if isinstance(value, dict) else {name.replace("_", " "): value}
+    return flat
 
 
 def _words(value: Any) -> str:

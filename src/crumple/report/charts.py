@@ -39,12 +39,19 @@ class Axis(NamedTuple):
 
 
 def ticks(axis: Axis, count: int = 5) -> list[float]:
-    """Return round values along an axis: about ``count``, or the decades and 2, 5 of a log axis."""
+    """Return about ``count`` round values along an axis.
+
+    A logarithmic axis has its decades with 2 and 5 where they fit, or equal steps where it is
+    short.
+    """
     if axis.log:
         exponents = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
         values = [m * 10.0**e for e in exponents for m in (1, 2, 5)]
         inside = [v for v in values if axis.low <= v * (1 + 1e-9) and v <= axis.high * (1 + 1e-9)]
-        return inside if len(inside) <= 2 * count else [v for v in inside if f"{v:e}"[0] == "1"]
+        if len(inside) > 2 * count:
+            return [v for v in inside if f"{v:e}"[0] == "1"]
+        if len(inside) > 2:
+            return inside
     rough = (axis.high - axis.low) / count
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = magnitude * min((1, 2, 2.5, 5, 10), key=lambda m: abs(m * magnitude - rough))

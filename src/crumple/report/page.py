@@ -48,7 +48,7 @@ class Shown(NamedTuple):
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a fraction as per cent, or a dash."""
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+    return "–" if value is None else f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def image(solid: np.ndarray, text: str) -> str:
@@ -103,15 +103,19 @@ def headline(summary: Mapping[str, Any]) -> str:
     every = summary["all"]
     if every["fe_best"]["median"] is None:
         return "No candidate could be simulated; the failures below say why."
-    share = every["better_than_best_match"]
+    better = round(every["better_than_best_match"] * every["targets"])
+    without = every["targets_without_result"]
+    missing = (
+        f" {without} of them {'has' if without == 1 else 'have'} no design that could be simulated."
+    )
     return (
         f"For {every['targets']} target curves, {every['candidates']} designs were generated and "
         f"the {every['verified']} with the best predicted curves were simulated. The best "
         f"simulated design of each target misses it by "
         f"<strong>{percent(every['fe_best']['median'])}</strong> (median); the closest curve in "
         f"the training set by <strong>{percent(every['best_match']['median'])}</strong>. "
-        f"Generation beats the training set on {share * every['targets']:.0f} of "
-        f"{every['targets']} targets."
+        f"Generation beats the training set on {better} of {every['targets']} targets."
+        + (missing if without else "")
     )
 
 
@@ -160,14 +164,16 @@ SUMMARY_COLUMNS = (
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """Return medians and means over the targets of each group."""
-    columns = [("targets", "text"), ("number", ""), ("", "")]
+    columns = [("targets", "text"), ("number", ""), ("with a result", ""), ("", "")]
     columns += [(text, "") for _, text in SUMMARY_COLUMNS]
     rows = []
     for group, values in summary.items():
         for statistic in ("median", "mean"):
             errors = [values[name][statistic] for name, _ in SUMMARY_COLUMNS]
             rows.append(
-                [(group, group), (values["targets"], values["targets"]), (statistic, statistic)]
+                [(group, group), (values["targets"], values["targets"])]
+                + [(values["targets"] - values["targets_without_result"],) * 2]
+                + [(statistic, statistic)]
                 + [(error, percent(error)) for error in errors]
             )
     return table(columns, rows, "summary")
@@ -461,7 +467,11 @@ def failures(dataset: Sequence[Mapping[str, Any]], candidates: Sequence[Mapping[
         [("data set", "data set"), (f["index"], f["index"]), _text(f["reason"])] for f in dataset
     ]
     rows += [
-        [("read-out", "read-out"), (count, f"{count} candidates"), _text(reason)]
+        [
+            ("read-out", "read-out"),
+            (count, f"{count} candidate{'' if count == 1 else 's'}"),
+            _text(reason),
+        ]
         for reason, count in unread.items()
     ]
     rows += [

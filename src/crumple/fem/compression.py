@@ -255,12 +255,12 @@ def compress(nodes: np.ndarray, cells: np.ndarray, config: Config) -> dict[str, 
         try:
             cauchy = simulation.advance(strain)
         except NotConverged as reason:
-            result["status"] = str(reason)
+            result["status"] = f"not converged: {reason}"
             break
         if strain in FRAME_STRAIN:
             k = int(np.flatnonzero(strain == FRAME_STRAIN)[0])
             if simulation.contact.has_intersections(simulation.contact.vertices(simulation.z)):
-                result["status"] = f"the surface intersects itself at a strain of {strain:.4f}"
+                result["status"] = f"not converged: self-intersection at a strain of {strain:.4f}"
                 break
             result["frame_stress"][k] = simulation.stress
             result["u"][k] = simulation.displacement()

@@ -188,7 +188,7 @@ def read_design(path: str | Path) -> np.ndarray:
     image = _read_png(path) if path.suffix.lower() == ".png" else _read_npz(path)
     if image.shape not in ((SIZE, SIZE), (2 * SIZE, 2 * SIZE)):
         raise UserError(
-            f"{path}: the design is {'x'.join(map(str, image.shape))}; give {SIZE}x{SIZE} pixels "
+            f"{path}: the design is {'x'.join(map(str, image.shape)) or 'one number'}; give {SIZE}x{SIZE} pixels "
             f"(the upper left quarter) or {2 * SIZE}x{2 * SIZE} (the unit cell)"
         )
     if not np.isin(image, (0, 1)).all():

@@ -10,6 +10,7 @@ element suffers.
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,9 @@ def gmsh_session() -> Iterator[None]:
     if gmsh.isInitialized():
         yield
         return
+    handler = signal.getsignal(signal.SIGTERM)
     gmsh.initialize(interruptible=False)
+    signal.signal(signal.SIGTERM, handler)  # gmsh resets it
     try:
         for name, value in {
             "General.Verbosity": 0,

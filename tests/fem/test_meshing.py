@@ -1,5 +1,9 @@
 """Outlines and quadrilateral meshes: geometry, conformity, periodicity, defined treatment."""
 
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import shapely
@@ -353,3 +357,21 @@ def test_commands_sample_and_mesh(tmp_path):
     assert cli.main(["mesh", "--designs", str(sampled), *common, str(meshed)]) == 0
     assert [path.name for path in meshed.iterdir()] == ["000002.npz"]
     assert cli.main(["mesh", "--designs", str(tmp_path / "none"), *common, str(meshed)]) == 1
+
+
+def test_sigterm_stops_a_shard_with_one_sentence(tmp_path):
+    sampled, meshed = tmp_path / "designs.npz", tmp_path / "meshes"
+    designs.sample_shard(Config(designs={"count": 64}), 0, sampled)
+    command = [sys.executable, "-m", "crumple", "mesh", "--designs", sampled, "--out", meshed]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        partial = tmp_path / "meshes.partial"
+        while not list(partial.glob("0*.npz")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, messages = process.communicate()
+    assert process.returncode == 1
+    assert "crumple: error: stopped; run the same command again to continue" in messages
+    assert not meshed.exists()
+    assert 0 < len(list(partial.glob("0*.npz"))) < 64
+    assert not list(partial.glob(".*"))

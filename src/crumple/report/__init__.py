@@ -170,7 +170,7 @@ def _others(dataset: Dataset, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the designs that a target is compared with, by caption."""
     wanted = {"best match": row["best_match_index"]}
     if row["target"].startswith(HELD_OUT):
-        wanted["where the target is from"] = int(row["target"].removeprefix(HELD_OUT))
+        wanted["the target's own"] = int(row["target"].removeprefix(HELD_OUT))
     place = {
         index: (number, r)
         for number, shard in enumerate(dataset.manifest["shards"])

@@ -2,8 +2,9 @@
 
     python docs/figures.py results/demo docs
 
-writes `designs.png` (designs and curves of the data set) and `targets.png` (targets, predictions
-and finite elements, in the manner of the paper's Fig. 3).
+writes `designs.png` (designs and curves of the data set), `deformation.png` (the simulated cells
+that move most sideways) and `targets.png` (targets, predictions and finite elements, in the manner
+of the paper's Fig. 3).
 """
 
 import argparse
@@ -53,6 +54,7 @@ def main() -> None:
     )
     dataset = Dataset(args.results / "data" / "dataset.json")
     save(draw_designs(dataset), args.out / "designs.png")
+    save(draw_deformation(dataset), args.out / "deformation.png")
     save(draw_targets(args.results, args.targets), args.out / "targets.png")
 
 
@@ -61,7 +63,9 @@ def save(figure: plt.Figure, path: Path) -> None:
     drawing = io.BytesIO()
     figure.savefig(drawing, dpi=110, facecolor="white", bbox_inches="tight")
     plt.close(figure)
-    Image.open(drawing).convert("RGB").quantize(160).save(path, optimize=True)
+    Image.open(drawing).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE).save(
+        path, optimize=True
+    )
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -94,6 +98,35 @@ def draw_designs(dataset: Dataset, rows: int = 4, columns: int = 8) -> plt.Figur
         for spine in tile.spines.values():
             spine.set(visible=True, color=WASH, linewidth=0.6)
     return figure
+
+
+def draw_deformation(dataset: Dataset, rows: int = 3, searched: int = 128) -> plt.Figure:
+    """Draw the designs whose sideways displacement ranges most, at five strains."""
+    places = dataset.split["train"][:searched]
+    sway = [np.ptp(dataset.shard(int(n))["frames"][r, -1, 0].astype(float)) for n, r in places]
+    strain = np.array(dataset.manifest["frame_strain"])
+    columns = [0, *(int(np.abs(strain - s).argmin()) for s in SHOWN_STRAINS)]
+    figure = plt.figure(figsize=(11, 1.55 * rows))
+    grid = figure.add_gridspec(rows, len(columns), wspace=0.05, hspace=0.08)
+    for line, place in enumerate(np.argsort(sway)[::-1][:rows]):
+        number, row = (int(k) for k in places[place])
+        frames = dataset.shard(number)["frames"][row, :, :3]
+        moving = body(dataset.shard(number)["solid"][row], frames)
+        limit = stress_limit(frames[:, 2])
+        for column, frame in enumerate(columns):
+            axes = figure.add_subplot(grid[line, column])
+            drawing = draw_body(axes, moving, frame, strain[frame], limit)
+            if line == 0:
+                axes.set_title(f"{100 * strain[frame]:.3g} %", fontsize=9, color=SOFT)
+        add_scale(figure, drawing, figure.axes[-len(columns) :])
+    return figure
+
+
+def add_scale(figure: plt.Figure, drawing, axes: list[Axes]) -> None:
+    """Put a colour scale beside a row of cells."""
+    bar = figure.colorbar(drawing, ax=axes, fraction=0.015, pad=0.01)
+    bar.set_label(r"$\sigma_{22}$, MPa", color=SOFT)
+    bar.outline.set_visible(False)
 
 
 STRESS_LINES = LinearSegmentedColormap.from_list(
@@ -136,9 +169,7 @@ def draw_targets(results: Path, count: int) -> plt.Figure:
                     axes.text(-0.29, 0.5, name, rotation=90, va="center", ha="right", color=SOFT)
                 if line == 0:
                     axes.set_title(f"{100 * strain[frame]:.0f} %", fontsize=9, color=SOFT)
-        bar = figure.colorbar(drawing, ax=figure.axes[-2 * len(frames) :], fraction=0.015, pad=0.01)
-        bar.set_label(r"$\sigma_{22}$, MPa", color=SOFT)
-        bar.outline.set_visible(False)
+        add_scale(figure, drawing, figure.axes[-2 * len(frames) :])
     return figure
 
 
@@ -176,11 +207,13 @@ def draw_body(axes: Axes, moving: Body, frame: int, strain: float, limit: float)
             cmap=STRESS,
             vmin=-limit,
             vmax=limit,
-            alpha=0.35 if shift else 1,
+            alpha=0.3 if shift else 1,
             rasterized=True,
         )
         axes.add_collection(
-            LineCollection(place[moving.outline], colors=INK, linewidths=0.4, alpha=0.8)
+            LineCollection(
+                place[moving.outline], colors=INK, linewidths=0.5, alpha=0.25 if shift else 0.8
+            )
         )
     for height in (0, 1 - strain):
         axes.axhline(height, color=SOFT, lw=1.6)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+
 import synthetic
 
 SCRIPT = Path(__file__).parents[2] / "docs" / "figures.py"

@@ -187,9 +187,10 @@ def read_design(path: str | Path) -> np.ndarray:
     path = Path(path)
     image = _read_png(path) if path.suffix.lower() == ".png" else _read_npz(path)
     if image.shape not in ((SIZE, SIZE), (2 * SIZE, 2 * SIZE)):
+        shape = "x".join(map(str, image.shape)) or "one number"
         raise UserError(
-            f"{path}: the design is {'x'.join(map(str, image.shape)) or 'one number'}; give {SIZE}x{SIZE} pixels "
-            f"(the upper left quarter) or {2 * SIZE}x{2 * SIZE} (the unit cell)"
+            f"{path}: the design is {shape}; give {SIZE}x{SIZE} pixels (the upper left quarter) "
+            f"or {2 * SIZE}x{2 * SIZE} (the unit cell)"
         )
     if not np.isin(image, (0, 1)).all():
         raise UserError(f"{path}: the design is not binary; give only 1 (solid) and 0 (void)")

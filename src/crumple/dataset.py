@@ -45,7 +45,7 @@ UNITS = {
     "frame_strain": "1",
 }
 SCALED = ("u1", "w2", "s22")  # what a network learns; w2 = u2 + strain * y
-TRAINING_ARRAYS = ("channel_statistics", "curve_stress", "frame_stress", "quarter")
+TRAINING_ARRAYS = ("channel_statistics", "curve_stress", "frame_stress", "solid_fraction")
 ENERGY_GATE = 0.01  # kinetic and artificial energies over the internal energy, as published
 PACKAGES = ("fenics-dolfinx", "ipctk", "gmsh", "numba", "numpy", "scipy", "zarr")
 
@@ -295,12 +295,12 @@ def readout_factor(training: Mapping[str, NDArray], frame_strain: NDArray) -> li
     Parameters
     ----------
     training
-        ``channel_statistics``, ``quarter`` and ``frame_stress`` of the training designs.
+        ``channel_statistics``, ``solid_fraction`` and ``frame_stress`` of the training designs.
     frame_strain
         (F).
     """
-    solid = training["quarter"].mean(axis=(1, 2))[:, None]
-    mean_s22 = training["channel_statistics"][:, SCALED.index("s22"), :, 2] * solid
+    mean_in_solid = training["channel_statistics"][:, SCALED.index("s22"), :, 2]
+    mean_s22 = mean_in_solid * training["solid_fraction"][:, None]
     plain = -mean_s22 / (1 - np.asarray(frame_strain))
     return np.median(training["frame_stress"] / plain, axis=0).tolist()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -144,8 +145,8 @@ def draw_sheet(dataset: Dataset, facts: Overview, out: Path) -> None:
 
 
 def _reasons(failures: list[dict]) -> list[tuple[str, int]]:
-    """Count failures by reason; what follows the first colon or digit differs between designs."""
-    return Counter(failure["reason"] for failure in failures).most_common()
+    """Count failures by reason, whatever the numbers in it."""
+    return Counter(re.sub(r"\d+(\.\d+)?", "#", f["reason"]) for f in failures).most_common()
 
 
 def _spread(values: NDArray) -> str:

@@ -179,7 +179,7 @@ def test_inspect_counts_and_finds_damage(tmp_path, manifest_path, capsys):
     data = dataset.Dataset(manifest_path)
     text = describe(data, overview(data))
     assert "14 in 2 shards, 13 valid" in text
-    assert "1 x not converged" in text
+    assert "1 x not converged at a strain of #" in text
     assert "2 of 2 shards match" in text
     assert "11 of 13" in text  # energy gate
     assert "10.0%" in text  # 14 designs out of 140 fields

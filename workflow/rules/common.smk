@@ -38,7 +38,7 @@ def science(*names):
     wanted = {}
     for name in names:
         section, _, key = name.partition(".")
-        wanted[section] = {key} if key else True
+        wanted[section] = wanted.get(section, set()) | {key} if key else True
     return json.dumps(CONFIG.model_dump(mode="json", include=wanted))
 
 

@@ -63,7 +63,7 @@ rule generate:
         mem_mb=memory(4000),
         runtime=240,
     params:
-        config=science("seed", "generation"),
+        config=science("seed", "designs.side_fraction", "designs.islands", "generation"),
     message:
         "generate candidates for every target curve"
     shell:

@@ -82,6 +82,7 @@ def write_shard(out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapp
             {
                 "format": SHARD_FORMAT,
                 "version": VERSION,
+                "arrays": sorted(arrays),
                 "channels": list(CHANNELS),
                 "units": UNITS,
                 "versions": versions(),
@@ -314,9 +315,13 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def checksum(shard: str | Path) -> str:
-    """Return a SHA-256 over the names and the content of all files of a shard."""
+    """Return a SHA-256 over the names and the content of all files of a shard.
+
+    Hidden files are left out: Snakemake marks the folders that it makes with one.
+    """
     total = hashlib.sha256()
-    for path in sorted(p for p in Path(shard).rglob("*") if p.is_file()):
+    files = (p for p in Path(shard).rglob("*") if p.is_file() and not p.name.startswith("."))
+    for path in sorted(files):
         total.update(path.relative_to(shard).as_posix().encode())
         with path.open("rb") as file:
             total.update(hashlib.file_digest(file, "sha256").digest())

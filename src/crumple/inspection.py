@@ -25,6 +25,7 @@ class Overview(NamedTuple):
     tries: NDArray  # (n,) random fields drawn until one was accepted
     places: NDArray  # (valid, 2) shard and row
     curves: NDArray  # (valid, 51) MPa
+    imbalance: NDArray  # (valid,) largest |virial stress / reaction - 1| from 2 % strain on
     figures: dict[str, NDArray]  # (valid,) each: iterations, energy ratios, seconds ...
     damaged: list[str]  # shards whose checksum doesn't fit
 
@@ -59,7 +60,7 @@ def inspect(path: Path, sheet: Path | None) -> None:
 def overview(dataset: Dataset) -> Overview:
     """Read the small arrays of all shards, one shard at a time, and compare the checksums."""
     columns: dict[str, list[NDArray]] = {}
-    places, curves, damaged = [], [], []
+    places, curves, imbalance, damaged = [], [], [], []
     entries = dataset.manifest["shards"]
     for number, entry in enumerate(progress(entries, len(entries), "inspect", unit="shard")):
         if checksum(dataset.shard_path(number)) != entry["sha256"]:
@@ -68,7 +69,10 @@ def overview(dataset: Dataset) -> Overview:
         valid = np.flatnonzero(shard["status"][:] == "ok")
         places.append(np.stack([np.full(len(valid), number), valid], axis=-1))
         curves.append(shard["curve_stress"][:][valid])
-        for name, array in shard.arrays():
+        ratio = shard["virial_stress"][:][valid] / shard["frame_stress"][:][valid]
+        imbalance.append(np.abs(ratio[:, 1:] - 1).max(axis=1))
+        for name in shard.attrs["arrays"]:
+            array = shard[name]
             if array.shape == (len(entry["indices"]),) and array.dtype.kind in "iuf":
                 columns.setdefault(name, []).append(array[:])
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
@@ -77,6 +81,7 @@ def overview(dataset: Dataset) -> Overview:
         joined["tries"],
         np.concatenate(places),
         np.concatenate(curves).astype(np.float64),
+        np.concatenate(imbalance),
         {name: values for name, values in sorted(joined.items()) if name not in HIDDEN},
         damaged,
     )
@@ -97,6 +102,8 @@ def describe(dataset: Dataset, facts: Overview) -> str:
         f"checksums        {shards - len(facts.damaged)} of {shards} shards match",
         f"energy gate      {len(manifest['valid']) - ungated} of {len(manifest['valid'])} valid "
         f"designs keep kinetic and contact-barrier energy under {ENERGY_GATE:.0%}",
+        f"fields           carry the platen reaction to {np.median(facts.imbalance):.2%} (median), "
+        f"{facts.imbalance.max(initial=0):.2%} (worst)",
         f"acceptance       {total / facts.tries.sum():.1%} of the random fields",
         "",
         "solid fraction   " + _spread(facts.solid_fraction),

@@ -42,6 +42,7 @@ def shard(path, indices, level=1.0, failed=()):
             "frames": frames,
             "frame_strain": FRAME_STRAIN,
             "frame_stress": (0.98 * mean).astype(np.float32),
+            "virial_stress": (0.98 * 1.005 * mean).astype(np.float32),
             "curve_strain": CURVE_STRAIN,
             "curve_stress": np.ones((n, 51), np.float32) * np.array(indices)[:, None],
             "channel_statistics": np.array(
@@ -175,14 +176,18 @@ def test_reading_a_manifest_says_what_is_wrong(tmp_path):
         dataset.read_manifest(path)
 
 
-def test_inspect_counts_and_finds_damage(tmp_path, manifest_path, capsys):
+def test_inspect_counts_and_finds_damage(tmp_path, manifest_path, recwarn):
+    (tmp_path / "0000.zarr/.snakemake_timestamp").touch()
     data = dataset.Dataset(manifest_path)
     text = describe(data, overview(data))
     assert "14 in 2 shards, 13 valid" in text
     assert "1 x not converged at a strain of #" in text
     assert "2 of 2 shards match" in text
     assert "11 of 13" in text  # energy gate
+    assert "reaction to 0.50% (median)" in text
     assert "10.0%" in text  # 14 designs out of 140 fields
+
+    assert not [w for w in recwarn if "Zarr" in str(w.category)]
 
     sheet = tmp_path / "sheet.png"
     inspect(manifest_path, sheet)

@@ -39,10 +39,10 @@ def read_targets(paths: Sequence[Path], strain: np.ndarray) -> Targets:
     Parameters
     ----------
     paths
-        CSV files (comma or semicolon), each in one of three forms: a header of strains, preceded
-        by a name column or not, and a row of stresses per target; the same without a header, with
-        11 or 51 columns; or a header such as ``strain, stress`` or ``strain [%], stress [kPa]``
-        and a row per point of one target, which is named after the file. Empty cells are unknown.
+        CSV files (comma or semicolon), each in one of three forms: a header ``target`` and
+        strains, and a row with name and stresses per target; rows of 11 or 51 stresses without a
+        header; or a header such as ``strain, stress`` or ``strain [%], stress [kPa]`` and a row
+        per point of one target, which is named after the file. Empty cells are unknown.
     strain
         ``(steps,)`` strains to resample to.
 
@@ -141,6 +141,11 @@ def _bare(path: Path, rows: list[list[str]]) -> list[tuple[str, np.ndarray, np.n
             f"{path} has {len(rows[0])} columns and no header; without a header of strains a row "
             "holds 11 stresses (0.2 %, 2 %, 4 % ... 20 %) or 51 (0, 0.4 % ... 20 %)"
         )
+    if len(rows) > 1 and rows[0][-1] and np.allclose(_numbers(path, 1, rows[0]), strain):
+        raise UserError(
+            f"{path} starts with strains: give that row the heading 'target', and a name "
+            "to every other row"
+        )
     targets = []
     for number, row in enumerate(rows, start=1):
         name = path.stem if len(rows) == 1 else f"{path.stem}_{number}"
@@ -149,8 +154,7 @@ def _bare(path: Path, rows: list[list[str]]) -> list[tuple[str, np.ndarray, np.n
 
 
 def _table(path: Path, rows: list[list[str]]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    named = not _is_number(rows[0][0])
-    header = rows[0][named:]
+    header = rows[0][1:]
     if len(rows) < 2 or not header or not all(cell and _is_number(cell) for cell in header):
         raise UserError(
             f"{path}: expected a header 'target,0.002,0.02,...' of strains and a row of stresses "
@@ -159,8 +163,8 @@ def _table(path: Path, rows: list[list[str]]) -> list[tuple[str, np.ndarray, np.
     strain = np.array([float(cell) for cell in header])
     targets = []
     for number, row in enumerate(rows[1:], start=2):
-        name = row[0] if named else f"{path.stem}_{number - 1}"
-        targets.append((name, *_checked(path, name, strain, _numbers(path, number, row[named:]))))
+        stress = _numbers(path, number, row[1:], first_column=2)
+        targets.append((row[0], *_checked(path, row[0], strain, stress)))
     return targets
 
 
@@ -201,8 +205,8 @@ def _unit(path: Path, heading: str) -> float:
     return FACTORS[unit]
 
 
-def _numbers(path: Path, number: int, row: list[str]) -> np.ndarray:
-    for column, cell in enumerate(row, start=1):
+def _numbers(path: Path, number: int, row: list[str], first_column: int = 1) -> np.ndarray:
+    for column, cell in enumerate(row, start=first_column):
         if not _is_number(cell):
             raise UserError(f"{path}, row {number}: '{cell}' in column {column} isn't a number")
     return np.array([float(cell) if cell else np.nan for cell in row])

@@ -179,19 +179,23 @@ def test_another_seed_is_another_run(trained, settings, manifest, tmp_path):
     assert abs(first - other) > 1e-4
 
 
-def test_two_designs_are_learnt_by_heart(settings, manifest, tmp_path):
-    """Design and last stress field of two designs; the loss of an untrained network is 1."""
+def test_two_designs_are_learnt_by_heart(manifest, tmp_path):
+    """The loss on two designs falls far below that on others, which the network never saw."""
     model = {"channels": [32, 64], "depths": [1, 1], "embedding": 32, "head": 32, "patch": 4}
     model |= {"frames": "last", "fields": ["s22"], "spatial_attention": 12}
-    hard = {"steps": 250, "batch": 2, "learning_rate": 3e-3, "warmup": 10, "log_every": 25}
+    hard = {"steps": 300, "batch": 2, "learning_rate": 3e-3, "warmup": 10, "log_every": 50}
     hard |= {"noise_mean": 0.5, "noise_std": 0.5, "augmentation": "none", "precision": "fp32"}
-    hard |= {"drop_curve": 0.0, "drop_steps": 0.0, "validation_samples": 0}
+    hard |= {"drop_curve": 0.0, "drop_steps": 0.0, "validate_every": 300}
     few = json.loads(manifest.read_text())
-    few["split"] = {"train": few["split"]["train"][:2], "validation": []}
+    few["split"] = {
+        "train": few["split"]["train"][:2],
+        "validation": few["split"]["train"][2:4],
+    }
     path = manifest.with_name("few.json")
     path.write_text(json.dumps(few))
     config = Config.model_validate({"model": model, "training": hard})
     training.train(config, path, tmp_path / "model")
-    losses = [line["loss"] for line in stats(tmp_path / "model") if "loss" in line]
-    assert losses[0] > 0.3
-    assert losses[-1] < 0.05
+    lines = stats(tmp_path / "model")
+    assert lines[0]["loss"] > 0.4
+    assert lines[-1]["loss"] < 0.25
+    assert lines[-1]["validation_loss"] > 2 * lines[-1]["loss"]

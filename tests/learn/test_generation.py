@@ -1,0 +1,188 @@
+"""Generation: read-out of every kind of model, ranking, several processes, interruption."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+
+import synthetic
+from crumple import evaluation
+from crumple.config import Config, Model
+from crumple.dataset import Dataset
+from crumple.diffusion import data, generation
+from crumple.diffusion.model import build_network, load_model, save_model
+from crumple.errors import UserError
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TARGETS = "target,0.002,0.02,0.1,0.2\nsoft,0.1,1,2,1\nstiff,2,20,60,\n"
+
+
+def samples(manifest: Path, folder: Path, model: Model) -> data.Samples:
+    """Data set of a kind of model."""
+    data.build_cache(Dataset(manifest), model, folder / "cache")
+    return data.load_samples(folder / "cache", 10, torch.device("cpu"))[0]
+
+
+@pytest.fixture(scope="module")
+def model_folder(settings, manifest, tmp_path_factory) -> Path:
+    """A model with random weights, which is enough for everything but quality."""
+    folder = tmp_path_factory.mktemp("model")
+    normalisation = samples(manifest, folder, settings.model).normalisation
+    torch.manual_seed(0)
+    network = build_network(settings.model, normalisation)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_model(folder, network.state_dict(), settings.model, normalisation, {})
+    return folder
+
+
+def run(settings: Config, model: Path, targets: Path, out: Path, *options: str) -> None:
+    arguments = ["generate", "--config", settings.model_dump_json(), "--model", str(model)]
+    arguments += ["--targets", str(targets), "--out", str(out), *options]
+    subprocess.run([sys.executable, "-m", "crumple", *arguments], env=ENVIRONMENT, check=True)
+
+
+@pytest.fixture(scope="module")
+def generated(settings, model_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated")
+    (folder / "targets.csv").write_text(TARGETS)
+    run(settings, model_folder, folder / "targets.csv", folder / "generated.zarr")
+    return folder / "generated.zarr"
+
+
+def test_store(generated, settings):
+    store = zarr.open_group(generated, mode="r")
+    assert store["frames"].shape == (4, 11, 3, 96, 96)
+    assert store["target"][:].tolist() == [0, 0, 1, 1]
+    assert store.attrs["target_names"] == ["soft", "stiff"]
+    assert store.attrs["evaluations_per_sample"] == 3
+    assert len(set(store["seed"][:].tolist())) == 4
+    goal = store["target_stress"][:]
+    assert np.isnan(goal).sum(axis=1).tolist() == [0, 0, 5, 5]  # the stiff one ends at 10 %
+    void = store["mask"][:] < 0.5
+    assert not store["frames"][:].transpose(0, 3, 4, 1, 2)[void].any()
+
+    known = np.isfinite(goal)
+    predicted = store["predicted_stress"][:]
+    curve = evaluation.predicted_curve(
+        store["frames"][:, :, 2].astype(float), np.array(store.attrs["frame_strain"])
+    )
+    assert np.allclose(curve, predicted, rtol=2e-2, atol=0.05)  # float16
+    for row in range(4):
+        error = evaluation.nrmse(predicted[row, known[row]], goal[row, known[row]])
+        assert store["predicted_nrmse"][row] == pytest.approx(error, rel=1e-5)
+    assert sorted(store["rank"][:2].tolist()) == sorted(store["rank"][2:].tolist()) == [0, 1]
+
+
+def test_processes_share_the_work_and_change_nothing(generated, settings, model_folder, tmp_path):
+    targets = generated.with_name("targets.csv")
+    run(settings, model_folder, targets, tmp_path / "two.zarr", "--processes", "2")
+    one, two = (zarr.open_group(p, mode="r") for p in (generated, tmp_path / "two.zarr"))
+    for name, array in one.arrays():
+        np.testing.assert_array_equal(array[:], two[name][:], err_msg=name)
+
+
+def test_an_interrupted_run_does_not_repeat_what_is_done(
+    settings, model_folder, tmp_path, monkeypatch
+):
+    targets = tmp_path / "targets.csv"
+    targets.write_text(TARGETS)
+    arguments = settings, model_folder, [targets], tmp_path / "out.zarr"
+    original, done = generation._candidates, []
+
+    def counted(model, goals, numbers, config):
+        if len(done) == fail_after:
+            raise KeyboardInterrupt
+        done.append(numbers)
+        return original(model, goals, numbers, config)
+
+    monkeypatch.setattr(generation, "_candidates", counted)
+    fail_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(*arguments)
+    assert not (tmp_path / "out.zarr").exists()
+    fail_after = 5
+    generation.generate(*arguments)
+    assert done == [range(0, 3), range(3, 4)]
+    assert zarr.open_group(tmp_path / "out.zarr", mode="r")["rank"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"fields": []},
+        {"frames": "last", "fields": ["s22"]},
+        {"mask": False, "fields": ["u1", "u2", "s22"]},
+    ],
+)
+def test_read_out_recovers_the_data(kind, manifest, tmp_path):
+    """Simulated fields, taken for a sample, give back their design, fields and curve."""
+    model, dataset = Model.model_validate(kind), Dataset(manifest)
+    loaded = samples(manifest, tmp_path, model)
+    state, scaled = loaded.batch(range(3), [0] * 3)
+    physical = loaded.normalisation.decode(state).numpy()
+    mask, frames, curve = generation.read_sample(physical, loaded.normalisation)
+    places = dataset.split["train"][:3]
+    solid, stored = dataset.read("solid", places), dataset.read("frames", places)
+    stress = dataset.read("frame_stress", places)
+    assert np.array_equal(mask > 0.5, solid > 0) or not model.mask
+    assert np.mean((mask > 0.5) != (solid > 0)) < 0.01
+
+    steps = slice(-1, None) if model.frames == "last" else slice(None)
+    for channel, name in enumerate(["u1", "u2", "s22"]):
+        predicted = frames[:, :, channel]
+        if name in model.fields or (name == "u2" and "w2" in model.fields):
+            expected = stored[:, steps, channel] * (mask > 0.5)[:, None]
+            assert np.allclose(predicted[:, steps], expected, atol=2e-2, rtol=2e-2)
+        else:
+            assert np.isnan(predicted).all()
+    if "s22" in model.fields:
+        # Up to the offset that the line through the first two points takes out.
+        offset = curve[:, steps] - stress[:, steps]
+        assert np.abs(offset - offset[:, :1]).max() < 0.05
+        assert np.abs(offset).max() < 0.3
+    else:
+        assert np.isnan(curve).all()
+
+
+def test_guidance_and_noise_matter_and_a_repeat_is_equal(settings, model_folder):
+    model = load_model(model_folder)
+    torch.manual_seed(1)
+    noise = torch.randn(1, 34, 96, 96)
+    stress = torch.tensor(synthetic.curve(0.5, 0.2, synthetic.FRAME_STRAIN)).float()[None]
+    known = torch.ones_like(stress, dtype=torch.bool)
+
+    def draw(noise=noise, **changes):
+        return generation.sample(
+            model, stress, known, noise, settings.generation.model_copy(update=changes)
+        )
+
+    assert torch.equal(draw(), draw())
+    assert not torch.allclose(draw(), draw(guidance=1.0))
+    assert not torch.allclose(draw(), draw(noise=-noise))
+    assert draw(sampler="heun").shape == noise.shape
+
+
+def test_rank():
+    rank = generation.rank_within(np.array([0, 0, 0, 1, 1]), np.array([0.3, np.nan, 0.1, 0.2, 0.2]))
+    assert rank.tolist() == [1, 2, 0, 0, 1]
+
+
+def test_what_is_no_model_is_one_sentence(model_folder, tmp_path):
+    with pytest.raises(UserError, match="is not a trained model"):
+        load_model(tmp_path)
+    for name in ("config.json", "normalisation.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((model_folder / name).read_bytes())
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace("16,", "48,"))
+    with pytest.raises(UserError, match="doesn't fit config.json"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match="is not a trained model"):
+        load_model(tmp_path)

@@ -6,12 +6,14 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from crumple.config import parse_config
-from crumple.errors import ConfigError
+from crumple.errors import ConfigError, UserError
+from crumple.targets import read_targets
 
 try:
     CONFIG = parse_config(config)
@@ -61,10 +63,13 @@ def shards(count):
 
 def verified_count():
     """Return how many generated designs are simulated at most."""
-    rows = Path(CONFIG.evaluation.targets).read_text().splitlines()
-    curves = [row for row in rows if row.strip() and not row.startswith("#")]
-    targets = len(curves) - 1 + CONFIG.evaluation.held_out
-    return targets * CONFIG.evaluation.verify
+    try:
+        given = read_targets(
+            [Path(CONFIG.evaluation.targets)], np.linspace(0, 0.2, 11)
+        ).names
+    except (UserError, OSError) as error:
+        raise WorkflowError(f"evaluation.targets: {error}")
+    return (len(given) + CONFIG.evaluation.held_out) * CONFIG.evaluation.verify
 
 
 def memory(megabytes):

@@ -1,5 +1,9 @@
 # Training, the target curves, and candidates for them.
 
+TARGETS = [CONFIG.evaluation.targets]
+if CONFIG.evaluation.held_out:
+    TARGETS.append("<results>/held_out.csv")
+
 
 rule train:
     input:
@@ -49,7 +53,7 @@ rule targets:
 rule generate:
     input:
         model="<results>/model",
-        targets=[CONFIG.evaluation.targets, "<results>/held_out.csv"],
+        targets=TARGETS,
     output:
         directory("<results>/generated.zarr"),
     log:

@@ -6,14 +6,15 @@ or dynamics, and not a line of the production solver.
 
 from __future__ import annotations
 
-import dolfinx
 import numpy as np
 import ufl
 from dolfinx import fem
-from mpi4py import MPI
+from dolfinx.fem import petsc
 from scipy import sparse
 from scipy.sparse.linalg import splu
 from scipy.spatial import cKDTree
+
+from crumple.fem.compat import create_quadrilateral_mesh, displacement_space
 
 YOUNGS_MODULUS, POISSON_RATIO = 2306.0, 0.35
 SHEAR_MODULUS = YOUNGS_MODULUS / (2 * (1 + POISSON_RATIO))
@@ -23,13 +24,13 @@ GAUSS = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / np.sqrt(3)
 
 def compress(nodes, cells, strains):
     """Solve the cell at each nominal strain; the first one from the undeformed state."""
-    mesh = quad_mesh(nodes, cells)
-    space = fem.VectorFunctionSpace(mesh, ("Lagrange", 1))
+    mesh = create_quadrilateral_mesh(nodes, cells)
+    space = displacement_space(mesh)
     u, v, du = fem.Function(space), ufl.TestFunction(space), ufl.TrialFunction(space)
     F = ufl.variable(ufl.Identity(2) + ufl.grad(u))
     log_J = ufl.ln(ufl.det(F))
     W = SHEAR_MODULUS / 2 * (ufl.inner(F, F) - 2 - 2 * log_J) + LAME / 2 * log_J**2
-    dx = ufl.dx(mesh, metadata={"quadrature_degree": 2})
+    dx = ufl.dx(domain=mesh, metadata={"quadrature_degree": 2})
     balance = ufl.inner(ufl.diff(W, F), ufl.grad(v)) * dx
     residual, tangent = fem.form(balance), fem.form(ufl.derivative(balance, u, du))
 
@@ -42,8 +43,8 @@ def compress(nodes, cells, strains):
         u.x.array[1::2] -= (strain - reached) * x[:, 1]  # the affine guess
         reached = strain
         for _ in range(30):
-            r = fem.petsc.assemble_vector(residual).array
-            K = fem.petsc.assemble_matrix(tangent)
+            r = petsc.assemble_vector(residual).array
+            K = petsc.assemble_matrix(tangent)
             K.assemble()
             indptr, columns, values = K.getValuesCSR()
             K = sparse.csr_matrix((values, columns, indptr))
@@ -53,7 +54,7 @@ def compress(nodes, cells, strains):
                 break
         else:
             raise RuntimeError(f"no equilibrium at strain {strain}")
-        stresses.append(-fem.petsc.assemble_vector(residual).array[2 * top + 1].sum())
+        stresses.append(-petsc.assemble_vector(residual).array[2 * top + 1].sum())
         states.append(u.x.array.reshape(-1, 2)[order])
     return {
         "status": "ok",
@@ -65,15 +66,6 @@ def compress(nodes, cells, strains):
         "cauchy": np.array([_cauchy(nodes, cells, state) for state in states]),
         "equivalent_plastic_strain": np.zeros((len(strains), len(cells), 4)),
     }
-
-
-def quad_mesh(nodes, cells):
-    """Return a dolfinx mesh of counter-clockwise quadrilaterals."""
-    element = ufl.VectorElement("Lagrange", ufl.Cell("quadrilateral", 2), 1)
-    tensor_order = np.asarray(cells, np.int64)[:, [0, 1, 3, 2]]
-    return dolfinx.mesh.create_mesh(
-        MPI.COMM_SELF, tensor_order, np.asarray(nodes, float), ufl.Mesh(element)
-    )
 
 
 def _free_unknowns(x):

@@ -9,6 +9,7 @@ import hyperelastic
 from crumple import dataset, designs, fields, meshing
 from crumple.config import Config
 from crumple.errors import UserError
+from crumple.fem.compat import create_quadrilateral_mesh, displacement_space
 from crumple.fem.elements import shape_functions
 
 STRAINS = [0.002, 0.02, 0.04]
@@ -64,8 +65,8 @@ def test_located_points_are_where_they_should_be(cell):
 
 def test_displacement_is_that_of_dolfinx_point_evaluation(cell, solution, pixels):
     nodes, cells = cell
-    mesh = hyperelastic.quad_mesh(nodes, cells)
-    space = dolfinx.fem.VectorFunctionSpace(mesh, ("Lagrange", 1))
+    mesh = create_quadrilateral_mesh(nodes, cells)
+    space = displacement_space(mesh)
     u = dolfinx.fem.Function(space)
     x = space.tabulate_dof_coordinates()[:, :2]
     order = hyperelastic.cKDTree(nodes).query(x)[1]
@@ -73,10 +74,11 @@ def test_displacement_is_that_of_dolfinx_point_evaluation(cell, solution, pixels
 
     i, j = np.nonzero(pixels.solid)
     centres = np.stack([(j + 0.5) / 96, 1 - (i + 0.5) / 96, 0 * i], axis=-1)
-    tree = geometry.BoundingBoxTree(mesh, 2)
-    colliding = geometry.compute_colliding_cells(
-        mesh, geometry.compute_collisions(tree, centres), centres
-    )
+    if hasattr(geometry, "bb_tree"):
+        near = geometry.compute_collisions_points(geometry.bb_tree(mesh, 2), centres)
+    else:  # dolfinx 0.5
+        near = geometry.compute_collisions(geometry.BoundingBoxTree(mesh, 2), centres)
+    colliding = geometry.compute_colliding_cells(mesh, near, centres)
     held = np.array([len(colliding.links(k)) > 0 for k in range(len(centres))])
     holders = [colliding.links(k)[0] for k in np.flatnonzero(held)]
     reference = u.eval(centres[held], holders)

@@ -104,7 +104,7 @@ class Contact(Section):
     barrier_distance: float = Field(
         1e-3, gt=0, le=0.01, description="dhat, distance at which contact begins, in cell sides"
     )
-    barrier_stiffness: float = Field(20.0, gt=0, description="kappa, MPa")
+    barrier_stiffness: float = Field(50.0, gt=0, description="kappa, MPa")
     friction_slip: float = Field(
         5e-5, gt=0, le=1e-2, description="eps_u, slip per step that counts as sticking, cell sides"
     )

@@ -102,9 +102,9 @@ class Contact(Section):
 
     friction: float = Field(0.4, ge=0, le=2, description="Coulomb coefficient in self-contact")
     barrier_distance: float = Field(
-        1e-3, gt=0, le=0.01, description="dhat, distance at which contact begins, in cell sides"
+        7e-4, gt=0, le=0.01, description="dhat, distance at which contact begins, in cell sides"
     )
-    barrier_stiffness: float = Field(50.0, gt=0, description="kappa, MPa")
+    barrier_stiffness: float = Field(20.0, gt=0, description="kappa, MPa")
     friction_slip: float = Field(
         5e-5, gt=0, le=1e-2, description="eps_u, slip per step that counts as sticking, cell sides"
     )
@@ -231,7 +231,7 @@ class Generation(Section):
     candidates: int = Field(10, ge=1, description="samples per target")
     batch: int = Field(20, ge=1, description="samples that a process draws at once")
     sampler: Literal["dpmpp_2m", "heun"] = Field("dpmpp_2m", description="ODE solver")
-    steps: int = Field(24, ge=2, description="noise levels of the sampler")
+    steps: int = Field(18, ge=2, description="noise levels of the sampler")
     sigma_min: float = Field(0.01, gt=0, description="smallest noise level")
     sigma_max: float = Field(80.0, gt=0, description="noise level of the start")
     guidance: float = Field(

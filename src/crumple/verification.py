@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from scipy.spatial import cKDTree
 
 from crumple import outline

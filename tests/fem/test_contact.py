@@ -176,11 +176,12 @@ def test_rolled_cell_gives_the_same_curve(monkeypatch):
     across, inside = (compress(*columns(shift), config) for shift in (0.0, 0.45))
     assert across["status"] == inside["status"] == "ok"
     assert inside["minimum_gap"] < DHAT
-    assert across["curve_stress"] == pytest.approx(inside["curve_stress"], rel=2e-3)
+    across, inside = across["curve_stress"][1:], inside["curve_stress"][1:]
+    assert across == pytest.approx(inside, rel=2e-3)
     # control: without the ghosts the columns pass through each other across the seam
     monkeypatch.setattr(contact_module, "GHOST_REACH", -1.0)
-    blind = compress(*columns(0.0), config)["curve_stress"]
-    assert np.abs(blind / inside["curve_stress"] - 1)[-1] > 0.05
+    blind = compress(*columns(0.0), config)["curve_stress"][1:]
+    assert abs(blind[-1] / inside[-1] - 1) > 0.05
 
 
 def test_energy_balance_closes():

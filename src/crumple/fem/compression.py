@@ -117,7 +117,10 @@ class Simulation:
         dt = end - start
         potential = self.potential
         potential.begin_step(self.z, self.velocity, dt)
-        solution = self.newton.solve_step(self._first_guess(strain))
+        guess = self._first_guess(strain)
+        if not np.isfinite(guess.energy):
+            raise NotConverged("an element collapses")
+        solution = self.newton.solve_step(guess)
         self._accept(solution, strain, dt)
         stress = np.empty((len(self.cell.corners), 4, 4))
         elements.cauchy_stress(
@@ -159,7 +162,7 @@ class Simulation:
         repeated[n:] = -strain, 0.0
         bound = self.contact.step_bound(guess.vertices, self.contact.vertices(repeated))
         other = self.potential.evaluate(affine + bound * (repeated - affine))
-        return other if other.energy < guess.energy else guess
+        return min(guess, other, key=lambda at: at.energy)
 
     def _accept(self, solution, strain: float, dt: float) -> None:
         n = self.cell.size

@@ -151,6 +151,42 @@ def test_read_out_recovers_the_data(kind, manifest, tmp_path):
         assert np.isnan(curve).all()
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"fields": []},
+        {"frames": "last", "fields": ["s22"]},
+        {"per_frame_tokens": False},
+        {"mask": False, "fields": ["u1", "u2", "s22"]},
+        {"reference_frame": "eulerian", "mask": False, "fields": ["solid", "s22", "mises"]},
+    ],
+)
+def test_every_ablation_generates(kind, settings, tmp_path):
+    model = Model.model_validate(settings.model.model_dump() | kind)
+    strain = tuple(synthetic.FRAME_STRAIN.tolist())
+    frames = strain[-1:] if model.frames == "last" else strain
+    normalisation = data.Normalisation(
+        reference_frame=model.reference_frame,
+        mask=model.mask,
+        fields=tuple(model.fields),
+        frame_strain=frames,
+        rms=tuple((1.0,) * len(model.fields) for _ in frames),
+        curve_strain=strain,
+        stress_rms=(10.0,) * len(strain),
+    )
+    network = build_network(model, normalisation)
+    save_model(tmp_path, network.state_dict(), model, normalisation, {})
+    targets = tmp_path / "targets.csv"
+    targets.write_text(TARGETS)
+    generation.generate(settings, tmp_path, [targets], tmp_path / "out.zarr")
+    store = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert store["frames"].shape == (4, 11, 3, 96, 96)
+    assert sorted(store["rank"][:2].tolist()) == [0, 1]
+    predicted = np.isfinite(store["predicted_stress"][:]).sum(axis=1)
+    expected = 0 if not model.fields else len(frames)
+    assert (predicted == expected).all()
+
+
 def test_guidance_and_noise_matter_and_a_repeat_is_equal(settings, model_folder):
     model = load_model(model_folder)
     torch.manual_seed(1)

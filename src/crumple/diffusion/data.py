@@ -169,7 +169,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.physical)
 
-    def batch(self, rows: Sequence[int], elements: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def batch(
+        self, rows: Sequence[int], elements: Sequence[int], out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return states ``(batch, channels, 96, 96)`` and scaled curves ``(batch, steps)``.
 
         Parameters
@@ -178,10 +180,14 @@ class Samples:
             Which samples.
         elements
             Which symmetry each of them is turned by.
+        out
+            Where the states go. Fresh memory for every batch costs more than filling it.
         """
-        states = torch.empty((len(rows), *self.physical.shape[1:]), device=self.physical.device)
+        if out is None:
+            out = torch.empty((len(rows), *self.physical.shape[1:]), device=self.physical.device)
+        states = out[: len(rows)]
         for state, row, element in zip(states, rows, elements, strict=True):
-            torch.mul(move_pixels(self.physical[row], element), self._scales[element], out=state)
+            state.copy_(move_pixels(self.physical[row], element)).mul_(self._scales[element])
         states[:, : len(self._static_offset)] -= self._static_offset
         return states, self.stress[list(rows)]
 

@@ -109,9 +109,11 @@ def standard_normal(shape: tuple[int, ...], noise_seed: int, device: torch.devic
     return torch.randn(shape, generator=generator, device=device)
 
 
-def assemble(samples: Samples, draws: list[Draw], device: torch.device) -> Batch:
-    """Put a batch together from what was drawn for its samples."""
-    state, stress = samples.batch([d.row for d in draws], [d.element for d in draws])
+def assemble(
+    samples: Samples, draws: list[Draw], device: torch.device, out: Tensor | None = None
+) -> Batch:
+    """Put a batch together from what was drawn for its samples, the states in ``out``."""
+    state, stress = samples.batch([d.row for d in draws], [d.element for d in draws], out)
     noise = [standard_normal(state.shape[1:], d.noise_seed, device) for d in draws]
     return Batch(
         state.to(device),
@@ -304,6 +306,8 @@ class _Run:
         self.denoiser, self.optimizer = accelerator.prepare(
             Denoiser(self.network), build_optimizer(self.network, self.settings)
         )
+        shape = (micro_batch, *training.physical.shape[1:])
+        self.buffer = torch.empty(shape, device=training.physical.device)
         self.step = 0
         self.window = torch.zeros(2, device=device)  # sum of losses and number since the last line
 
@@ -404,7 +408,7 @@ class _Run:
             )
             for index in range(first, first + self.micro_batch)
         ]
-        return assemble(self.training, draws, accelerator.device)
+        return assemble(self.training, draws, accelerator.device, self.buffer)
 
     @torch.no_grad()
     def _validation_loss(self) -> float | None:
@@ -416,9 +420,8 @@ class _Run:
         total = torch.zeros((), device=accelerator.device, dtype=torch.float64)
         mine = draws[accelerator.process_index :: accelerator.num_processes]
         for start in range(0, len(mine), self.micro_batch):
-            batch = assemble(
-                self.validation, mine[start : start + self.micro_batch], accelerator.device
-            )
+            part = mine[start : start + self.micro_batch]
+            batch = assemble(self.validation, part, accelerator.device, self.buffer)
             with accelerator.autocast():
                 losses = denoising_loss(denoiser, *batch, self.channel_weights)
             total += losses.sum(dtype=torch.float64)

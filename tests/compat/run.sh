@@ -48,27 +48,31 @@ build() { # suite: a bare system with dolfinx and, in /venv, what the solver nee
     mount -t proc proc "$root/proc" && mounted+=("$root/proc")
     mount --bind /dev "$root/dev" && mounted+=("$root/dev")
     if [ ! -e "$root/.ready" ]; then
-        # The index of unstable is valid for a week only, and mirrors may be older.
-        chroot "$root" sh -c "apt-get -q -o Acquire::Check-Valid-Until=false update && apt-get install -qy --no-install-recommends \
-            $packages" >> "$folder/$1.log" 2>&1 || failed "$1"
         cp "$repository/envs/fem.constraints.txt" "$root/constraints.txt"
-        chroot "$root" sh -c "python3 -m venv --system-site-packages /venv && /venv/bin/pip install \
-            -q -c /constraints.txt $needed" >> "$folder/$1.log" 2>&1 || failed "$1"
+        # The index of unstable is valid for a week only, and mirrors may be older.
+        chroot "$root" sh -ec "
+            apt-get -q -o Acquire::Check-Valid-Until=false update
+            apt-get install -qy --no-install-recommends $packages
+            python3 -m venv --system-site-packages /venv
+            /venv/bin/pip install -q -c /constraints.txt $needed
+        " >> "$folder/$1.log" 2>&1 || failed "$1"
         touch "$root/.ready"
     fi
 }
 
-"$python" "$repository/tests/compat/curves.py" mesh "$folder/meshes"
-"$python" "$repository/tests/compat/curves.py" compress "$folder/meshes" "$folder/host.npz"
+# one state of the source for all, even if someone edits it meanwhile
+rm -rf "$folder/crumple"
+mkdir "$folder/crumple"
+cp -r "$repository/src" "$repository/tests/compat/curves.py" "$folder/crumple/"
+export PYTHONPATH=$folder/crumple/src
+"$python" "$folder/crumple/curves.py" mesh "$folder/crumple/meshes"
+"$python" "$folder/crumple/curves.py" compress "$folder/crumple/meshes" "$folder/crumple/curves.npz"
 for suite in trixie sid; do
     build "$suite"
     rm -rf "$folder/$suite/crumple"
-    mkdir "$folder/$suite/crumple"
-    cp -r "$repository/src" "$repository/tests/compat/curves.py" "$folder/meshes" \
-        "$folder/$suite/crumple/"
-    chroot "$folder/$suite" env PYTHONPATH=/crumple/src /venv/bin/python /crumple/curves.py \
-        compress /crumple/meshes /crumple/curves.npz
+    cp -r "$folder/crumple" "$folder/$suite/crumple"
+    chroot "$folder/$suite" env PYTHONPATH=/crumple/src HWLOC_HIDE_ERRORS=2 UCX_LOG_LEVEL=fatal \
+        /venv/bin/python /crumple/curves.py compress /crumple/meshes /crumple/curves.npz
     unmount
 done
-"$python" "$repository/tests/compat/curves.py" compare "$folder/host.npz" \
-    "$folder/trixie/crumple/curves.npz" "$folder/sid/crumple/curves.npz"
+"$python" "$folder/crumple/curves.py" compare "$folder"/{,trixie/,sid/}crumple/curves.npz

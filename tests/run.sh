@@ -13,8 +13,9 @@ step "style"
 
 step "dry run of every preset"
 for preset in workflow/presets/*.yaml; do
-  .venv/bin/snakemake --dry-run --quiet --configfile "$preset" all >/dev/null
-  echo "$preset"
+  plan=$(.venv/bin/snakemake --dry-run --quiet --configfile "$preset" 2>&1) ||
+    { printf '%s\n' "$plan"; exit 1; }
+  echo "$preset: ok"
 done
 
 step "the whole loop at toy size, twice: the second run finds nothing to do"

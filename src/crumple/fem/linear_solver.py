@@ -94,10 +94,12 @@ class Mumps:
         """Numeric factorisation; False when the matrix is not positive definite."""
         self.matrix.setValuesCSR(*self.pattern, data)
         self.matrix.assemble()
-        self.ksp.setUp()
+        self.pc.setUp()  # KSP.setUp would skip a factorisation whose pattern is known
         factor = self.pc.getFactorMatrix()
-        succeeded, negative_pivots = factor.getMumpsInfog(1) >= 0, factor.getMumpsInfog(12)
-        return succeeded and negative_pivots == 0
+        if factor.getMumpsInfog(1) < 0:  # delayed pivots ran out of memory: far from definite
+            self.analyse(*self.pattern)  # a factor that has failed once fails for ever
+            return False
+        return factor.getMumpsInfog(12) == 0
 
     def solve(self, rhs: np.ndarray) -> np.ndarray:
         """Solve with the last factorisation."""

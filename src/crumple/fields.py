@@ -31,6 +31,7 @@ from crumple.fem.compression import CURVE_STRAIN, FRAME_STRAIN
 from crumple.fem.elements import GAUSS_POINTS, shape_functions, shape_gradients
 from crumple.progress import progress
 
+GATED_ENERGIES = ("kinetic", "barrier", "opening")
 EULERIAN_CHANNELS = ("solid", "s22", "mises")
 SUBSAMPLES = 5  # per pixel and direction; odd, so that one of them is the pixel centre
 ROW_PREFERENCE = 3.0  # a pixel in another row counts as this much farther away
@@ -339,7 +340,7 @@ def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> No
         arrays["channel_statistics"][row] = channel_statistics(
             arrays["frames"][row], pixels.solid, FRAME_STRAIN
         )
-        ratios = arrays["kinetic_ratio"][row], arrays["barrier_ratio"][row]
+        ratios = [arrays[f"{name}_ratio"][row] for name in GATED_ENERGIES]
         arrays["energy_gate"][row] = max(ratios) <= ENERGY_GATE
         if eulerian:
             arrays["eulerian"][row] = eulerian_frames(simulation)
@@ -350,8 +351,8 @@ def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> No
 def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
     """Return every number that a simulation file records, and its energy ratios.
 
-    The ratios are the largest ones over the load steps of kinetic energy and of the contact
-    barrier's energy, the only artificial one, to the internal energy.
+    The ratios are the largest ones over the load steps of kinetic energy and of the two artificial
+    energies (contact barrier, points held open) to the internal energy.
     """
     figures = {
         name: float(value)
@@ -363,7 +364,7 @@ def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
             zip(simulation["energy_names"].tolist(), simulation["energies"].T, strict=True)
         )
         internal = (energy["elastic"] + energy["plastic"])[1:]
-        for name in ("kinetic", "barrier"):
+        for name in GATED_ENERGIES:
             figures[f"{name}_ratio"] = np.nanmax(energy[name][1:] / internal, initial=0.0)
     return figures
 

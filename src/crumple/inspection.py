@@ -101,7 +101,7 @@ def describe(dataset: Dataset, facts: Overview) -> str:
         f"split            {split['train']} train, {split['validation']} validation",
         f"checksums        {shards - len(facts.damaged)} of {shards} shards match",
         f"energy gate      {len(manifest['valid']) - ungated} of {len(manifest['valid'])} valid "
-        f"designs keep kinetic and contact-barrier energy under {ENERGY_GATE:.0%}",
+        f"designs keep kinetic and artificial energies under {ENERGY_GATE:.0%}",
         f"fields           carry the platen reaction to {np.median(facts.imbalance):.2%} (median), "
         f"{facts.imbalance.max(initial=0):.2%} (worst)",
         f"acceptance       {total / facts.tries.sum():.1%} of the random fields",

@@ -200,3 +200,4 @@ def test_energy_balance_closes():
     internal = energy["elastic"] + energy["plastic"]
     assert energy["kinetic"] < 0.01 * internal
     assert 0 < energy["barrier"] < 0.01 * internal
+    assert 0 <= energy["opening"] < 0.01 * internal

@@ -225,8 +225,8 @@ def simulation_file(folder, number, solution, status="ok"):
         cells=solution["cells"],
         frame_strain=fields.FRAME_STRAIN,
         curve_stress=np.linspace(0, 10, 51),
-        energies=np.column_stack([energies, np.zeros(51)]),
-        energy_names=["elastic", "plastic", "kinetic", "barrier"],
+        energies=np.column_stack([energies, np.zeros((51, 2))]),
+        energy_names=["elastic", "plastic", "kinetic", "barrier", "opening"],
         newton_iterations=100 + number,
         **arrays,
     )

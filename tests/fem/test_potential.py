@@ -51,6 +51,29 @@ def test_gradient_is_the_derivative_of_the_energy(simulation):
         potential.rate = rate
 
 
+def test_points_that_are_held_open_have_consistent_derivatives(simulation):
+    potential, n = simulation.potential, simulation.cell.size
+    noise = perturbed(simulation, 1.0) - simulation.z
+    for size in np.arange(0.005, 0.03, 0.001):
+        z = simulation.z + size * noise
+        deformed = z[simulation.cell.cell_dofs].reshape(-1, 4, 2)
+        F = np.eye(2) + np.einsum("cai,cqaj->cqij", deformed, simulation.cell.geometry.gradients)
+        if np.linalg.det(F).min() < 0.9 * elements.OPEN:
+            break
+    at = potential.evaluate(z)
+    assert np.isfinite(at.energy) and 0 < np.linalg.det(F).min() < elements.OPEN
+    direction = np.zeros(n + 2)
+    direction[:n] = RANDOM.standard_normal(n)
+    h = 1e-8
+    plus, minus = (potential.evaluate(z + s * h * direction) for s in (1, -1))
+    slope = at.gradient @ direction
+    assert (plus.energy - minus.energy) / (2 * h) == pytest.approx(slope, rel=1e-5)
+    hessian = full_matrix(potential.hessian(at, project=False), potential.pattern)
+    expected = (plus.gradient[:n] - minus.gradient[:n]) / (2 * h)
+    difference = hessian @ direction[:n] - expected
+    assert np.linalg.norm(difference) < 1e-4 * np.linalg.norm(expected)
+
+
 @pytest.mark.parametrize("damping", [True, False])
 def test_hessian_is_the_derivative_of_the_gradient(simulation, damping):
     potential, n = simulation.potential, simulation.cell.size

@@ -26,6 +26,9 @@ from crumple.fem.potential import IncrementalPotential
 
 CURVE_STRAIN = np.round(np.arange(51) * 0.004, 6)
 FRAME_STRAIN = np.round(np.append(0.002, np.arange(1, 11) * 0.02), 6)
+ENERGIES = (
+    "work", "elastic", "plastic", "viscous", "friction", "kinetic", "barrier", "opening"
+)  # fmt: skip
 SMALLEST_INCREMENT = 0.004 / 64
 
 
@@ -77,9 +80,7 @@ class Simulation:
         self.velocity = np.zeros_like(self.z)
         self.last_increment = np.zeros_like(self.z)
         self.last_strain_increment = 0.0
-        self.energies = dict.fromkeys(
-            ("work", "elastic", "plastic", "viscous", "kinetic", "barrier", "friction"), 0.0
-        )
+        self.energies = dict.fromkeys(ENERGIES, 0.0)
         self.stress = 0.0
         self.minimum_gap = np.inf
         self.cuts = 0
@@ -132,7 +133,7 @@ class Simulation:
             potential.rate,
             stress,
         )
-        elastic, plastic, viscous = elements.update(
+        elastic, plastic, viscous, opening = elements.update(
             solution.z,
             self.cell.cell_dofs,
             self.cell.geometry,
@@ -143,6 +144,7 @@ class Simulation:
         self.energies["elastic"] = elastic
         self.energies["plastic"] += plastic
         self.energies["viscous"] += viscous
+        self.energies["opening"] = opening
         ordered = np.empty_like(stress)
         ordered[self.cell.input_cells] = stress
         return ordered
@@ -231,7 +233,7 @@ def compress(nodes: np.ndarray, cells: np.ndarray, config: Config) -> dict[str, 
         ``frame_strain`` (11), ``frame_stress`` (11), ``u`` (11, N, 2), ``cauchy`` (11, M, 4, 4)
         s11, s22, s12, s33 in MPa, ``equivalent_plastic_strain`` (11, M, 4), ``curve_strain`` (51),
         ``curve_stress`` (51) effective nominal stress in MPa, positive in compression,
-        ``energies`` (51, 7) with ``energy_names``, and quality figures. After a failure the arrays
+        ``energies`` (51, 8) with ``energy_names``, and quality figures. After a failure the arrays
         hold NaN where nothing was computed.
     """
     cpu, wall = time.process_time(), time.perf_counter()

@@ -325,6 +325,7 @@ class _Run:
             disable=not (main and sys.stderr.isatty()),
         )
         start = checkpointed = logged = time.monotonic()
+        logged_step = first
         while self.step < settings.steps:
             norm = self._optimise()
             self.step += 1
@@ -333,12 +334,12 @@ class _Run:
             last = self.step == settings.steps
             line = {}
             if self.step % settings.log_every == 0 or last:
-                rate = settings.batch * min(settings.log_every, self.step - first) / (now - logged)
+                rate = settings.batch * (self.step - logged_step) / (now - logged)
                 line = self._training_line(norm, rate)
             if self.step % settings.validate_every == 0 or last:
                 line |= {"step": self.step, "validation_loss": self._validation_loss()}
             if line:
-                logged = time.monotonic()
+                logged, logged_step = time.monotonic(), self.step
                 if main:
                     self._log(line, writer, bar, first, logged - start)
             due = now - checkpointed > 60 * settings.checkpoint_minutes

@@ -60,7 +60,8 @@ def test_a_reflected_design_gives_reflected_fields(cell, name):
 def test_rate_independent_material_does_not_collapse(cell, monkeypatch):
     """Without damping, single points of shear bands would collapse were they not held open."""
     assert cell[2]["status"] == "ok"
-    assert dict(zip(cell[2]["energy_names"], cell[2]["energies"][-1], strict=True))["opening"] > 0
+    opening = cell[2]["energies"][:, list(cell[2]["energy_names"]).index("opening")]
+    assert opening.max() > 0
 
 
 def test_both_linear_solvers_give_the_same_curve(cell, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -30,14 +31,19 @@ def atomic_path(out: str | Path) -> Iterator[Path]:
         if out.is_dir():
             shutil.rmtree(out)
         os.replace(temporary, out)
+    except OSError as error:
+        error.filename = error.filename or str(out)  # a full disk does not say which file
+        raise
     finally:
         _remove(temporary)
 
 
 def save_npz(out: str | Path, **arrays: Any) -> None:
     """Write a compressed npz file atomically."""
+    buffer = io.BytesIO()  # a zip file that cannot be closed on a full disk complains on its own
+    np.savez_compressed(buffer, **arrays)
     with atomic_path(out) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def save_text(out: str | Path, text: str) -> None:

@@ -8,6 +8,7 @@ never loads dolfinx and simulation never loads torch.
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         if error.strerror is None:
             raise
         where = f": {error.filename}" if error.filename else ""
-        return _failed(f"{error.strerror}{where}")
+        advice = "; free some and run again" if error.errno == errno.ENOSPC else ""
+        return _failed(f"{error.strerror}{where}{advice}")
     except KeyboardInterrupt:
         return _failed("stopped; run the same command again to continue")
     return 0

@@ -1,5 +1,8 @@
 """Results are whole or absent, and a stopped shard continues only with the same inputs."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -61,3 +64,17 @@ def test_fingerprint_sees_content_and_names(tmp_path):
     assert one == fingerprint([tmp_path / "a"]) != fingerprint([tmp_path / "b"])
     (tmp_path / "a").write_text("2")
     assert one != fingerprint([tmp_path / "a"])
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the full disk: writing fails half-way."""
+    code = (
+        "import resource, signal, sys; from crumple.cli import main;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500));"
+        f"sys.exit(main(['sample', '--shard', '0', '--out', {str(tmp_path / 'out.npz')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"crumple: error: File too large: {tmp_path}/out.npz"
+    assert not list(tmp_path.iterdir())

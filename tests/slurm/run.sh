@@ -96,11 +96,13 @@ done
 [ "$(sinfo -h -t idle -o %D)" = 2 ] || die "the nodes did not come up: see $state"
 sinfo
 
-rm -rf results/toy
 PATH=$PWD/.venv/bin:$PATH
-snakemake --profile slurm --configfile workflow/presets/toy.yaml "$@"
+# The nodes have two cores; train and generate ask for more where there are more.
+toy=(--profile slurm --configfile workflow/presets/toy.yaml --set-threads train=2 generate=2)
+rm -rf results/toy
+snakemake "${toy[@]}" "$@"
 
 # Nothing is left to do, and every job that was submitted has ended.
-snakemake --profile slurm --configfile workflow/presets/toy.yaml "$@" 2>&1 | grep "Nothing to be done"
+snakemake "${toy[@]}" "$@" 2>&1 | grep "Nothing to be done"
 [ -z "$(squeue -h)" ] || die "jobs are left in the queue"
 echo "tests/slurm/run.sh: passed"

@@ -59,7 +59,7 @@ def main() -> None:
 def save(figure: plt.Figure, path: Path) -> None:
     """Write a picture and say how large it is."""
     figure.savefig(
-        path, dpi=90, facecolor="white", bbox_inches="tight", pil_kwargs={"optimize": True}
+        path, dpi=100, facecolor="white", bbox_inches="tight", pil_kwargs={"optimize": True}
     )
     plt.close(figure)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def write_report(
         "stops": page.STOPS,
         "packed": packed,
     }
-    run = dataset.manifest.get("config", {}).get("run") or dataset.folder.parent.name
+    run = escape(dataset.folder.parent.name)
     save_text(out, _document(run, page.headline(result["summary"]), sections, animation))
 
 
@@ -306,11 +307,14 @@ def _stages(
     training = manifest["split"]["train"]
     failures = sum(every["failures"].values())
     steps = max((s["step"] for s in stats), default=0)
+    sampling = ""
+    if "seconds" in store.attrs:
+        sampling = f"; {store.attrs['seconds'] / every['candidates']:.2g} s each"
     return [
         ("Designs", f"{valid + failed}", "random quarters, mirrored twice"),
         ("Simulated", f"{valid}", f"{failed} failed; {cost}"),
         ("Training", f"{steps} steps", f"on {len(training)} designs, the rest held out"),
-        ("Generated", f"{every['candidates']}", f"for {every['targets']} targets"),
+        ("Generated", f"{every['candidates']}", f"for {every['targets']} targets{sampling}"),
         ("Acceptable", f"{every['acceptable']}", "meet the rules of the random designs"),
         (
             "Verified",

@@ -25,6 +25,7 @@ done
 
 state=$(mktemp -d)
 pids=()
+master=
 
 # start PROGRAM ARGS...: a daemon in the foreground of a background job, so that its pid is known.
 start() {
@@ -35,9 +36,12 @@ start() {
 stop() {
   local status=$?
   trap - EXIT INT TERM
+  # Told to stop, Snakemake submits nothing more and waits for its jobs, which are then cancelled.
+  [ -z "$master" ] || kill "$master" 2>/dev/null || true
   local jobs
   jobs=$(squeue -h -o %A 2>/dev/null || true)
   [ -z "$jobs" ] || scancel $jobs || true
+  [ -z "$master" ] || wait "$master" || true
   for ((i = ${#pids[@]} - 1; i >= 0; i--)); do
     kill "${pids[i]}" 2>/dev/null || true
     wait "${pids[i]}" 2>/dev/null || true
@@ -100,7 +104,9 @@ PATH=$PWD/.venv/bin:$PATH
 # The nodes have two cores; train and generate ask for more where there are more.
 toy=(--profile slurm --configfile workflow/presets/toy.yaml --set-threads train=2 generate=2)
 rm -rf results/toy
-snakemake "${toy[@]}" "$@"
+snakemake "${toy[@]}" "$@" &
+master=$!
+wait "$master"
 
 # Nothing is left to do, and every job that was submitted has ended.
 snakemake "${toy[@]}" "$@" 2>&1 | grep "Nothing to be done"

@@ -105,5 +105,5 @@ os.environ.update(
 shell.prefix(
     'fem() {{ "$FEM_PYTHON" -m crumple "$@"; }}; '
     'learn() {{ "$LEARN_PYTHON" -m crumple "$@"; }}; '
-    "export NUMBA_NUM_THREADS=$OMP_NUM_THREADS OMP_WAIT_POLICY=PASSIVE; "
+    "export NUMBA_NUM_THREADS=$OMP_NUM_THREADS; "
 )

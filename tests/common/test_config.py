@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from crumple.config import default_yaml, load_config, parse_config
+from crumple.dataset import in_validation
 from crumple.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,17 @@ def test_config_yaml_holds_the_defaults():
 )
 def test_presets_are_valid_and_named_after_their_run(path):
     assert load_config(path).run == path.stem
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "workflow/presets").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_presets_hold_out_enough_designs_for_their_targets(path):
+    config = load_config(path)
+    fraction = config.dataset.validation_fraction
+    designs = range(min(config.designs.count, 5000))
+    held_out = sum(in_validation(config.seed, index, fraction)[0] for index in designs)
+    assert held_out >= 1.25 * config.evaluation.held_out  # some may fail
 
 
 def test_json_and_yaml_are_the_same(tmp_path):

@@ -45,7 +45,7 @@ UNITS = {
     "frame_strain": "1",
 }
 SCALED = ("u1", "w2", "s22")  # what a network learns; w2 = u2 + strain * y
-TRAINING_ARRAYS = ("channel_statistics", "curve_stress", "frame_stress", "solid_fraction")
+TRAINING_ARRAYS = ("channel_statistics", "curve_stress", "frame_stress")
 ENERGY_GATE = 0.01  # kinetic and artificial energies over the internal energy, as published
 PACKAGES = ("fenics-dolfinx", "ipctk", "gmsh", "numba", "numpy", "scipy", "zarr")
 
@@ -243,7 +243,6 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
         "energy_gate_exceeded": ungated,
         "split": {"train": train, "validation": [place for _, place in sorted(held_out)]},
         "normalisation": normalisation(constants),
-        "readout_factor": readout_factor(constants, strains["frame_strain"]),
         "config": settings,
         "config_hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "versions": {package: sorted(found) for package, found in sorted(found_versions.items())},
@@ -285,25 +284,6 @@ def _summary(low: NDArray, high: NDArray, mean: NDArray, square: NDArray) -> dic
         "mean": average.tolist(),
         "std": deviation.tolist(),
     }
-
-
-def readout_factor(training: Mapping[str, NDArray], frame_strain: NDArray) -> list[float]:
-    """Return per frame by what to multiply -mean(s22)/(1 - strain) to get the effective stress.
-
-    The mean over the cell that gives the reaction is that of J s22. J, the change of volume, is
-    nearly the same in all designs: the factor falls from 1 to about 0.98 and its scatter is 0.3 %.
-
-    Parameters
-    ----------
-    training
-        ``channel_statistics``, ``solid_fraction`` and ``frame_stress`` of the training designs.
-    frame_strain
-        (F).
-    """
-    mean_in_solid = training["channel_statistics"][:, SCALED.index("s22"), :, 2]
-    mean_s22 = mean_in_solid * training["solid_fraction"][:, None]
-    plain = -mean_s22 / (1 - np.asarray(frame_strain))
-    return np.median(training["frame_stress"] / plain, axis=0).tolist()
 
 
 def _relative(path: Path, folder: Path) -> str:

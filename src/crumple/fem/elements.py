@@ -30,6 +30,7 @@ from crumple.fem.material import (
     JIT,
     SMALLEST_STRETCH,
     add_tangent,
+    deviator,
     principal_return,
     principal_tangent,
     split,
@@ -216,11 +217,7 @@ def energy_and_gradient(z, cell_dofs, geometry, state, moduli, rate, gradient):
                         s1, s2, log_zz, shear, state.alpha[c, p], table
                     )
                 else:
-                    l1 = math.log(s1)
-                    l2 = math.log(s2)
-                    e3 = -(l1 + l2) / 3.0
-                    e1 = l1 + e3
-                    e2 = l2 + e3
+                    e1, e2, e3 = deviator(s1, s2, 0.0)
                     theta = 1.0
                     work = 0.0
                 energy += weight * (shear * theta * theta * (e1 * e1 + e2 * e2 + e3 * e3) + work)
@@ -342,11 +339,7 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
                         s1, s2, log_zz, shear, state.alpha[c, p], table
                     )
                 else:
-                    l1 = math.log(s1)
-                    l2 = math.log(s2)
-                    e3 = -(l1 + l2) / 3.0
-                    e1 = l1 + e3
-                    e2 = l2 + e3
+                    e1, e2, e3 = deviator(s1, s2, 0.0)
                     theta = 1.0
                     thetabar = 0.0
                 twist, flip = stress_factors(s1, s2, e1, e2, theta, shear, rot, refl)
@@ -460,9 +453,8 @@ def update(z, cell_dofs, geometry, state, moduli, rate):
             n = state.previous[c, p]
             a11, a12, a21, a22 = _times(f11, f12, f21, f22, n)
             e, h, r, g, rot, refl = split(a11, a12, a21, a22)
-            l1 = math.log(rot + refl)
-            l2 = math.log(rot - refl)
-            square = l1 * l1 + l2 * l2 - (l1 + l2) ** 2 / 3.0
+            e1, e2, e3 = deviator(rot + refl, rot - refl, 0.0)
+            square = e1 * e1 + e2 * e2 + e3 * e3
             viscous += 2.0 * rate * shear * state.weights[c, p] * square
             n[0] = inv * f22
             n[1] = -inv * f12
@@ -530,11 +522,7 @@ def cauchy_stress(z, cell_dofs, geometry, state, moduli, rate, out):
                         s1, s2, log_zz, shear, state.alpha[c, p], moduli.table
                     )
                 else:
-                    l1 = math.log(s1)
-                    l2 = math.log(s2)
-                    e3 = -(l1 + l2) / 3.0
-                    e1 = l1 + e3
-                    e2 = l2 + e3
+                    e1, e2, e3 = deviator(s1, s2, 0.0)
                     theta = 1.0
                 # left principal axes: U diag(tau) U^T, the direction of e + f products
                 mean = 0.5 * (e1 + e2)

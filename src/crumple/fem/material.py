@@ -84,21 +84,12 @@ def plastic_increment(q, shear, alpha, table):
 
 
 @njit(**JIT)
-def deviatoric_energy(s1, s2, log_zz, shear, alpha, table):
-    """Deviatoric elastic energy plus plastic work of the increment, per volume (MPa)."""
+def deviator(s1, s2, log_zz):
+    """Deviatoric logarithmic strains e1, e2, e3 of the stretches s1, s2, exp(log_zz)."""
     l1 = math.log(s1)
     l2 = math.log(s2)
     mean = (l1 + l2 + log_zz) / 3.0
-    e1 = l1 - mean
-    e2 = l2 - mean
-    e3 = log_zz - mean
-    norm2 = e1 * e1 + e2 * e2 + e3 * e3
-    q = math.sqrt(6.0 * norm2) * shear
-    da, _, work = plastic_increment(q, shear, alpha, table)
-    theta = 1.0
-    if da > 0.0:
-        theta = 1.0 - 3.0 * shear * da / q
-    return shear * theta * theta * norm2 + work
+    return l1 - mean, l2 - mean, log_zz - mean
 
 
 @njit(**JIT)
@@ -114,12 +105,7 @@ def principal_return(s1, s2, log_zz, shear, alpha, table):
     da, work
         plastic increment and its plastic work (MPa).
     """
-    l1 = math.log(s1)
-    l2 = math.log(s2)
-    mean = (l1 + l2 + log_zz) / 3.0
-    e1 = l1 - mean
-    e2 = l2 - mean
-    e3 = log_zz - mean
+    e1, e2, e3 = deviator(s1, s2, log_zz)
     q = math.sqrt(6.0 * (e1 * e1 + e2 * e2 + e3 * e3)) * shear
     da, slope, work = plastic_increment(q, shear, alpha, table)
     theta = 1.0

@@ -99,23 +99,21 @@ def swatch(kind: str) -> str:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """Say in two sentences what came out, without rounding it up."""
+    """Say in a few sentences what came out, failures included."""
     every = summary["all"]
     if every["fe_best"]["median"] is None:
         return "No candidate could be simulated; the failures below say why."
     better = round(every["better_than_best_match"] * every["targets"])
-    without = every["targets_without_result"]
-    missing = (
-        f" {without} of them {'has' if without == 1 else 'have'} no design that could be simulated."
-    )
+    simulated = every["verified"] - sum(every["failures"].values())
+    reached = every["targets"] - every["targets_without_result"]
     return (
-        f"For {every['targets']} target curves, {every['candidates']} designs were generated and "
-        f"the {every['verified']} with the best predicted curves were simulated. The best "
-        f"simulated design of each target misses it by "
-        f"<strong>{percent(every['fe_best']['median'])}</strong> (median); the closest curve in "
-        f"the training set by <strong>{percent(every['best_match']['median'])}</strong>. "
+        f"For {every['targets']} target curves, {every['candidates']} designs were generated; "
+        f"{every['verified']} were chosen by their predicted curves, and {simulated} of these "
+        f"could be simulated. The best of each target misses it by "
+        f"<strong>{percent(every['fe_best']['median'])}</strong> (median over the {reached} targets "
+        f"with a result), the closest curve in the training set by "
+        f"<strong>{percent(every['best_match']['median'])}</strong> (median over all). "
         f"Generation beats the training set on {better} of {every['targets']} targets."
-        + (missing if without else "")
     )
 
 
@@ -123,7 +121,7 @@ def figures(summary: Mapping[str, Any]) -> str:
     """Return the four figures that matter most."""
     every = summary["all"]
     items = [
-        ("fe", every["fe_best"], "simulated against target, best of the verified"),
+        ("fe", every["fe_best"], "simulated against target, best of the simulated"),
         ("", every["best_match"], "closest curve in the training set against target"),
         ("predicted", every["predicted_fe_mean"], "predicted against simulated curve"),
         ("predicted", every["field_error_mean"], "predicted against simulated σ<sub>22</sub>"),

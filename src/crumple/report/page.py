@@ -110,8 +110,8 @@ def headline(summary: Mapping[str, Any]) -> str:
         f"For {every['targets']} target curves, {every['candidates']} designs were generated; "
         f"{every['verified']} were chosen by their predicted curves, and {simulated} of these "
         f"could be simulated. The best of each target misses it by "
-        f"<strong>{percent(every['fe_best']['median'])}</strong> (median over the {reached} targets "
-        f"with a result), the closest curve in the training set by "
+        f"<strong>{percent(every['fe_best']['median'])}</strong> (median over the {reached} "
+        f"targets with a result), the closest curve in the training set by "
         f"<strong>{percent(every['best_match']['median'])}</strong> (median over all). "
         f"Generation beats the training set on {better} of {every['targets']} targets."
     )

@@ -120,6 +120,7 @@ def verify_case(path: Path, config: Config, same_mesh: bool) -> dict[str, Any]:
                 shapes[k] = simulation.displacement()
     except NotConverged as reason:
         status = str(reason)
+    simulation.close()
     weighted = time_weighted(np.array(stress))
     u_error = [
         _displacement_error(nodes, cells, shapes[k], case["nodes"], case["u"][k])

@@ -188,6 +188,10 @@ class Simulation:
         self.z = solution.z
         self.strain, self.stress = strain, stress
 
+    def close(self) -> None:
+        """Give back what the linear solver keeps outside Python."""
+        self.newton.solver.close()
+
     def displacement(self) -> np.ndarray:
         """(N, 2) displacement in the order of the nodes that were given."""
         u = np.empty((self.cell.input_nodes.max() + 1, 2))
@@ -275,6 +279,7 @@ def compress(nodes: np.ndarray, cells: np.ndarray, config: Config) -> dict[str, 
             k = int(np.flatnonzero(strain == CURVE_STRAIN)[0])
             result["curve_stress"][k] = simulation.stress
             result["energies"][k] = list(simulation.energies.values())
+    simulation.close()
     counters = simulation.newton.counters
     result.update(
         load_steps=len(steps) + simulation.cuts,

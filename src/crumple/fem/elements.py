@@ -11,7 +11,7 @@ weight J_n of the last converged step (the hardening table then acts on Cauchy s
 viscous stress beta D_el : d as a Hencky energy of the increment. The last term is artificial: mean
 dilatation and perfect plasticity let single points of a cell in a shear band collapse at no cost,
 which ends the rate-independent simulation of 12 designs in 16; held open below J_open, all 16 run
-on, and curves with damping stay as they were.
+on. With damping its energy is zero in the median design.
 
 Unknowns live in one extended vector ``z``: the free unknowns, then the vertical displacement of the
 top platen, then a zero for everything held. ``cell_dofs`` (cells, 8) maps x and y of the four

@@ -288,7 +288,9 @@ def _cut(ring: Ring, h: float) -> Chords:
     for k, side in enumerate(ring.sides):
         piece = ring.piece(k)
         if side == FREE:
-            cut = _cut_curve(piece, h, FEWEST_CHORDS if len(ring.sides) == 1 else 1)
+            # A notch in a side would close if its one chord ran along that side.
+            notch = np.abs(piece[0] - piece[-1]).min() < TOUCH
+            cut = _cut_curve(piece, h, FEWEST_CHORDS if len(ring.sides) == 1 else 1 + notch)
         else:  # from low to high: opposite sides then get the same numbers
             ends = piece[[0, -1]]
             upward = ends[0].sum() < ends[1].sum()

@@ -250,6 +250,16 @@ def test_different_left_and_right_sides_are_refused():
         meshing.mesh_polygons(shifted, 0.05)
 
 
+def test_no_chord_closes_a_small_notch_in_a_side():
+    notch = [(0.005 * (1 - t**2), 0.5 - 0.04 * t) for t in np.linspace(-1, 1, 9)]
+    ring = outline.split(np.array([(0, 0.2), (1, 0.2), (1, 0.8), (0, 0.8), *notch]))
+    ends = meshing._cut(ring, 0.04).ends
+    middles = (ends + np.roll(ends, -1, axis=0)) / 2
+    on_left = middles[(middles[:, 0] == 0), 1]
+    assert len(on_left) > 4
+    assert np.abs(on_left - 0.5).min() > 0.04
+
+
 def test_different_top_and_bottom_sides_are_meshed():
     mesh = meshing.mesh_polygons(shapely.Polygon([(0.1, 0), (0.9, 0), (0.7, 1), (0.3, 1)]), 0.05)
     assert _areas(mesh).sum() == pytest.approx(0.6)

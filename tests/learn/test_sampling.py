@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from crumple.diffusion import sampling
+from crumple.diffusion.network import Layout
 from crumple.diffusion.preconditioning import SIGMA_DATA, Denoiser, coefficients, denoising_loss
 
 MEAN, DEVIATION = 0.7, 0.3  # of the Gaussian data
@@ -120,6 +121,8 @@ def test_number_of_evaluations(name):
 class Ideal(nn.Module):
     """The network for which the preconditioned denoiser is that of Gaussian data."""
 
+    layout = Layout(static=0, frames=1, fields=1)
+
     def forward(self, x, noise, stress, known):
         sigma = torch.exp(4 * noise)[:, None, None, None]
         skip, out, scale, _ = coefficients(sigma)
@@ -143,7 +146,36 @@ def test_preconditioning():
         assert torch.allclose(denoised[i], gaussian_denoiser(x[i], level))
 
 
+def test_states_stay_mirrored_as_designs_are():
+    layout = Layout(static=1, frames=2, fields=1)
+
+    class Identity(nn.Module):
+        def forward(self, x, noise, stress, known):
+            return x
+
+    network = Identity()
+    network.layout = layout
+    draws = torch.stack([layout.noise(32, seed, torch.device("cpu")) for seed in range(200)])
+    mask = draws[:, 0]
+    assert torch.equal(mask, mask.flip(-1))
+    assert torch.equal(mask, mask.flip(-2))
+    assert not torch.equal(draws[:, 1], draws[:, 1].flip(-1))
+    assert draws.var(dim=(0, 2, 3)).numpy() == pytest.approx(1, abs=0.03)
+    quarters = mask[:, :16, :16].flatten(1)
+    assert abs((quarters[:, :-1] * quarters[:, 1:]).mean()) < 0.02
+
+    x = torch.randn(3, layout.channels, 32, 32)
+    denoised = Denoiser(network)(x, torch.ones(3), None, None)
+    skip, out, scale, _ = coefficients(torch.ones(1))
+    plain = (skip + out * scale) * x
+    assert torch.allclose(denoised[:, 1:], plain[:, 1:])
+    images = [plain[:, 0].flip(axes) for axes in ((), (-1,), (-2,), (-1, -2))]
+    assert torch.allclose(denoised[:, 0], sum(images) / 4, atol=1e-6)
+
+
 class Zero(nn.Module):
+    layout = Layout(static=0, frames=1, fields=1)
+
     def forward(self, x, noise, stress, known):
         return torch.zeros_like(x)
 

@@ -19,10 +19,10 @@ from crumple.atomic import resumable_folder, save_npz
 from crumple.config import Config, Generation
 from crumple.dataset import UNITS, pixel_height
 from crumple.designs import mirror
-from crumple.diffusion.data import Normalisation
+from crumple.diffusion.data import SIZE, Normalisation
 from crumple.diffusion.model import TrainedModel, load_model
 from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
-from crumple.diffusion.training import mixed_precision, standard_normal
+from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
 from crumple.evaluation import nrmse, predicted_curve
 from crumple.progress import progress
@@ -46,7 +46,7 @@ def sample(
     known
         ``(batch, steps)`` bool.
     noise
-        ``(batch, channels, 96, 96)`` standard normal.
+        ``(batch, channels, 96, 96)``, see :meth:`crumple.diffusion.network.Layout.noise`.
     settings
         Sampler, noise levels, guidance.
 
@@ -147,12 +147,12 @@ def _candidates(
     device = next(model.denoiser.parameters()).device
     target = np.array(numbers) // config.generation.candidates
     seed = [int(seeds.rng(config.seed, "generation", i).integers(2**63)) for i in numbers]
-    shape = (model.normalisation.layout.channels, *mirror(np.zeros((48, 48))).shape)
+    layout = model.normalisation.layout
     physical = sample(
         model,
         torch.tensor(targets.stress[target], dtype=torch.float32, device=device),
         torch.tensor(targets.known[target], device=device),
-        torch.stack([standard_normal(shape, s, device) for s in seed]),
+        torch.stack([layout.noise(SIZE, s, device) for s in seed]),
         config.generation,
     )
     mask, frames, curve = read_sample(physical.float().cpu().numpy(), model.normalisation)

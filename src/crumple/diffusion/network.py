@@ -25,6 +25,8 @@ class Layout:
     """What the channels of a state ``(batch, channels, 96, 96)`` are.
 
     First the static channels (the solid mask, once per sample), then for every frame its fields.
+    A design is mirrored about x = 1/2 and y = 1/2, so that a static channel is one quarter and its
+    mirror images; the fields are not, because a cell may buckle to either side.
     """
 
     static: int
@@ -54,6 +56,36 @@ class Layout:
     def join(self, static: Tensor, fields: Tensor) -> Tensor:
         """Inverse of :meth:`split`."""
         return torch.cat([static, fields.flatten(1, 2)], dim=1)
+
+    def mirrored(self, x: Tensor) -> Tensor:
+        """Replace the static channels of a state by the mean of their four mirror images."""
+        static, fields = x.split([self.static, self.frames * self.fields], dim=1)
+        static = (static + static.flip(-1)) / 2
+        static = (static + static.flip(-2)) / 2
+        return torch.cat([static, fields], dim=1)
+
+    def noise(self, size: int, seed: int, device: torch.device) -> Tensor:
+        """Return standard normal noise ``(channels, size, size)`` of one sample.
+
+        The noise of a static channel is that of its quarter, mirrored like the design: so are all
+        states, and the denoiser (:class:`crumple.diffusion.preconditioning.Denoiser`) keeps them
+        so. Independent noise would reveal a pixel four times.
+
+        Parameters
+        ----------
+        size
+            Pixels along each side.
+        seed
+            The result depends on it and on the kind of device alone.
+        device
+            Where the noise is drawn.
+        """
+        generator = torch.Generator(device).manual_seed(seed)
+        noise = torch.randn((self.channels, size, size), generator=generator, device=device)
+        quarter = noise[: self.static, : size // 2, : size // 2]
+        half = torch.cat([quarter, quarter.flip(-1)], dim=-1)
+        noise[: self.static] = torch.cat([half, half.flip(-2)], dim=-2)
+        return noise
 
 
 class Convolution(nn.Module):
@@ -246,7 +278,7 @@ class Network(nn.Module):
                 self.coarsen.append(nn.Conv2d(width, channels[level + 1], 2, stride=2))
                 self.refine.append(nn.Conv2d(channels[level + 1], 4 * width, 1))
         self.norm = _norm(channels[0])
-        self.head = Convolution(channels[0], frame_channels * pixels, zero=True)
+        self.head = Convolution(channels[0], 2 * frame_channels * pixels, zero=True)
 
     def tokens(self, stress: Tensor, known: Tensor) -> Tensor:
         """Return the stress tokens ``(batch, steps, embedding)``.
@@ -292,7 +324,8 @@ class Network(nn.Module):
         static, fields = self.layout.split(x)
         static = static[:, None].expand(-1, frames, -1, -1, -1)
         position = self.position.expand(batch, frames, -1, -1, -1)
-        y = torch.cat([static, fields, position.to(x.dtype)], dim=2).flatten(0, 1)
+        pixels = torch.cat([static, fields], dim=2)
+        y = torch.cat([pixels, position.to(x.dtype)], dim=2).flatten(0, 1)
         y = F.pixel_unshuffle(y, self.patch).contiguous(memory_format=torch.channels_last)
         y = self.stem(y)
 
@@ -309,8 +342,11 @@ class Network(nn.Module):
             for block in self.up[level]:
                 y = block(torch.cat([y, skips.pop()], dim=1), embedding, own_tokens, tokens)
 
+        # What a denoiser returns is for the most part a multiple of the noise in each pixel, more
+        # than the features of a patch can carry: the gate hands it on.
         y = F.pixel_shuffle(self.head(F.silu(self.norm(y))), self.patch)
-        y = y.unflatten(0, (batch, frames))
+        shift, gate = y.unflatten(0, (batch, frames)).chunk(2, dim=2)
+        y = shift + gate * pixels
         static, fields = y.split([self.layout.static, self.layout.fields], dim=2)
         return self.layout.join(static.mean(dim=1), fields)
 

@@ -25,7 +25,10 @@ def coefficients(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma, curve) = c_skip x + c_out F(c_in x, c_noise, curve) (their eq. 7)."""
+    """D(x; sigma, curve) = c_skip x + c_out F(c_in x, c_noise, curve) (their eq. 7).
+
+    Static channels of D are made mirror-symmetric, which the clean ones are.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -45,7 +48,8 @@ class Denoiser(nn.Module):
         """
         skip, out, scale, noise = coefficients(sigma)
         skip, out, scale = (c[:, None, None, None] for c in (skip, out, scale))
-        return skip * x + out * self.network(scale * x, noise, stress, known).to(x.dtype)
+        denoised = skip * x + out * self.network(scale * x, noise, stress, known).to(x.dtype)
+        return self.network.layout.mirrored(denoised)
 
 
 def denoising_loss(
@@ -69,7 +73,7 @@ def denoising_loss(
     x
         ``(batch, channels, h, w)`` clean state.
     noise
-        Of the shape of ``x``, standard normal.
+        Of the shape of ``x``, see :meth:`crumple.diffusion.network.Layout.noise`.
     sigma
         ``(batch,)`` noise level.
     stress, known

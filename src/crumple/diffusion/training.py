@@ -103,18 +103,13 @@ def draw(
     return Draw(row, element, sigma, known, int(random.integers(2**63)))
 
 
-def standard_normal(shape: tuple[int, ...], noise_seed: int, device: torch.device) -> Tensor:
-    """Return noise that depends on the seed (and the kind of device) alone."""
-    generator = torch.Generator(device).manual_seed(noise_seed)
-    return torch.randn(shape, generator=generator, device=device)
-
-
 def assemble(
     samples: Samples, draws: list[Draw], device: torch.device, out: Tensor | None = None
 ) -> Batch:
     """Put a batch together from what was drawn for its samples, the states in ``out``."""
     state, stress = samples.batch([d.row for d in draws], [d.element for d in draws], out)
-    noise = [standard_normal(state.shape[1:], d.noise_seed, device) for d in draws]
+    layout = samples.normalisation.layout
+    noise = [layout.noise(state.shape[-1], d.noise_seed, device) for d in draws]
     return Batch(
         state.to(device),
         torch.stack(noise),

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from crumple.config import Generation, Model, Training
-from crumple.diffusion.network import Layout, Network
+from crumple.diffusion.model import build_network
+from crumple.diffusion.network import Layout
 from crumple.diffusion.preconditioning import Denoiser, denoising_loss
 from crumple.diffusion.sampling import SAMPLERS, guided, karras_sigmas
 from crumple.diffusion.training import build_optimizer
@@ -92,15 +93,7 @@ class Contender:
 def ours(autocast: bool) -> Contender:
     """The network of the presets desktop and paper, one sample."""
     settings, layout = Model(), Layout(static=1, frames=STEPS, fields=3)
-    network = Network(
-        layout,
-        channels=settings.channels,
-        depths=settings.depths,
-        patch=settings.patch,
-        embedding=settings.embedding,
-        head=settings.head,
-        spatial_attention=settings.spatial_attention,
-    ).to(memory_format=torch.channels_last)
+    network = build_network(settings, layout, STEPS)
     denoiser, weights = Denoiser(network), layout.weights()
     state = torch.randn(1, layout.channels, 96, 96)
     noise, sigma = torch.randn_like(state), torch.ones(1)

@@ -11,12 +11,14 @@ step "style"
 .venv/bin/snakefmt --check Snakefile workflow
 .venv/bin/snakemake --lint
 
-step "dry run of every preset"
-for preset in workflow/presets/*.yaml; do
-  plan=$(.venv/bin/snakemake --dry-run --quiet --configfile "$preset" 2>&1) ||
+step "dry run of every preset, and of every ablation of the demo"
+dry_run() {
+  plan=$(.venv/bin/snakemake --dry-run --quiet --configfile "$@" 2>&1) ||
     { printf '%s\n' "$plan"; exit 1; }
-  echo "$preset: ok"
-done
+  echo "$*: ok"
+}
+for preset in workflow/presets/*.yaml; do dry_run "$preset"; done
+for ablation in workflow/ablations/*.yaml; do dry_run workflow/presets/demo.yaml "$ablation"; done
 
 step "the whole loop at toy size, twice: the second run finds nothing to do"
 rm -rf results/toy

@@ -34,7 +34,7 @@ def model_folder(settings, manifest, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     normalisation = samples(manifest, folder, settings.model).normalisation
     torch.manual_seed(0)
-    network = build_network(settings.model, normalisation)
+    network = build_network(settings.model, normalisation.layout, 11)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_model(folder, network.state_dict(), settings.model, normalisation, {})
@@ -174,7 +174,7 @@ def test_every_ablation_generates(kind, settings, tmp_path):
         curve_strain=strain,
         stress_rms=(10.0,) * len(strain),
     )
-    network = build_network(model, normalisation)
+    network = build_network(model, normalisation.layout, 11)
     save_model(tmp_path, network.state_dict(), model, normalisation, {})
     targets = tmp_path / "targets.csv"
     targets.write_text(TARGETS)

@@ -63,6 +63,17 @@ def test_untrained_network_returns_zero_and_every_parameter_learns():
 
 
 @pytest.mark.parametrize("patch", [2, 4])
+def test_open_gates_hand_on_every_pixel(patch):
+    layout = Layout(1, STEPS, 3)
+    torch.manual_seed(0)
+    network, inputs = Network(layout, **SMALL, patch=patch).double(), arguments(layout)
+    bias = network.head.convolution.bias
+    with torch.no_grad():
+        bias[len(bias) // 2 :] = 1
+    assert torch.allclose(network(*inputs), inputs[0])
+
+
+@pytest.mark.parametrize("patch", [2, 4])
 def test_half_period_shift_is_an_exact_symmetry(patch):
     layout = Layout(1, STEPS, 3)
     network, (x, *condition) = make(layout, patch=patch), arguments(layout)

@@ -20,7 +20,7 @@ from crumple import __version__
 from crumple.atomic import atomic_path, save_text
 from crumple.config import Model
 from crumple.diffusion.data import Normalisation
-from crumple.diffusion.network import Network
+from crumple.diffusion.network import Layout, Network
 from crumple.diffusion.preconditioning import Denoiser
 from crumple.errors import UserError
 
@@ -34,9 +34,8 @@ class TrainedModel:
     settings: Model
 
 
-def build_network(settings: Model, normalisation: Normalisation) -> Network:
-    """Return an untrained network for the channels that ``normalisation`` describes."""
-    layout, steps = normalisation.layout, len(normalisation.curve_strain)
+def build_network(settings: Model, layout: Layout, steps: int) -> Network:
+    """Return an untrained network for states of ``layout`` and curves of ``steps`` stresses."""
     return Network(
         layout,
         steps=steps,
@@ -66,7 +65,7 @@ def save_model(
     weights
         State of the network.
     settings, normalisation
-        What :func:`build_network` needs.
+        Of the network, and the scaling of its channels.
     training
         How the weights came about, for the reader of ``config.json``.
     """
@@ -108,7 +107,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
     if config.get("format") != "crumple-model" or config.get("version") != 1:
         raise UserError(f"{folder} is not a model that this version of crumple can read")
     settings = Model.model_validate(config["model"])
-    network = build_network(settings, normalisation)
+    network = build_network(settings, normalisation.layout, len(normalisation.curve_strain))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -288,10 +288,11 @@ class _Run:
         self.normalisation = training.normalisation
         self.elements = symmetries(self.settings.augmentation, config.model)
         device = accelerator.device
-        self.channel_weights = self.normalisation.layout.weights().to(device)
+        layout, steps = self.normalisation.layout, len(self.normalisation.curve_strain)
+        self.channel_weights = layout.weights().to(device)
 
         torch.manual_seed(config.seed)
-        self.network = build_network(config.model, self.normalisation).to(device)
+        self.network = build_network(config.model, layout, steps).to(device)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         if self.settings.compile == "yes" or (
             self.settings.compile == "auto" and device.type == "cuda"

@@ -120,9 +120,7 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
         "predicted_nrmse": error.astype(np.float32),
         "rank": np.array(rank, np.int32),
         "quarter": np.array(quarters, np.uint8),
-        "quarter_u2": np.array(
-            [topology.design_from_displacement(f[:, 1].astype(float)) for f in frames]
-        ),
+        "quarter_fields": np.array([topology.design_from_fields(f[:, 1:2]) for f in frames]),
         "seed": np.arange(len(number)),
     }
     for name, values in arrays.items():

@@ -264,7 +264,8 @@ def evaluate(
     out
         Folder for ``candidates.csv``, ``targets.csv`` (the tables) and ``evaluation.json`` (the
         same, with curves and the summary). Errors are fractions; ``readouts_agree`` is the part
-        of the pixels that both read-outs of :mod:`crumple.topology` find alike.
+        of the pixels that both read-outs of :mod:`crumple.topology` find alike, empty where the
+        fields show no design.
     """
     store = open_generated(generated)
     names = list(store.attrs["target_names"])
@@ -316,7 +317,9 @@ def _generated_rows(store: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     columns = ("target", "rank", "seed", "predicted_stress", "target_stress")
     values = {name: store[name][:] for name in columns}
     status = [str(text) for text in store["status"][:]]
-    agreement = np.mean(store["quarter"][:] == store["quarter_u2"][:], axis=(1, 2))
+    by_fields = store["quarter_fields"][:]
+    agreement = np.mean(store["quarter"][:] == by_fields, axis=(1, 2))
+    agreement[~by_fields.any(axis=(1, 2))] = np.nan
     predicted = nrmse(values["predicted_stress"].astype(float), values["target_stress"])
     return [
         {

@@ -83,16 +83,17 @@ def design_from_mask(mask: np.ndarray, level: float = MASK_LEVEL) -> np.ndarray:
     return largest_domain(mirror_average(frames.mean(axis=0)) > level)
 
 
-def design_from_displacement(u2: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
-    """Read the design from the vertical displacement, as published (paper 4.7).
+def design_from_fields(fields: np.ndarray, tolerance: float = 0.02) -> np.ndarray:
+    """Read the design from the fields, as published for the vertical displacement (paper 4.7).
 
-    A pixel of the upper left quarter is void where its displacement stays within ``tolerance`` of
-    zero at every strain step, relative to the range of the displacement over the whole sample.
+    A pixel of the upper left quarter is void where every field stays within ``tolerance`` of zero
+    at every strain step, relative to the range of that field over the whole sample.
 
     Parameters
     ----------
-    u2
-        ``(frames, 96, 96)`` vertical displacement, near zero in the void.
+    fields
+        ``(frames, fields, 96, 96)``, near zero in the void: u2 alone as published, or several
+        fields that are not all zero anywhere in the solid.
     tolerance
         Part of the range that counts as zero.
 
@@ -101,9 +102,11 @@ def design_from_displacement(u2: np.ndarray, tolerance: float = 0.02) -> np.ndar
     ndarray
         ``(48, 48)`` uint8, the largest domain of the upper left quarter.
     """
-    rows, columns = u2.shape[-2] // 2, u2.shape[-1] // 2
-    quarter = u2[:, :rows, :columns].astype(np.float64)
-    return largest_domain(np.abs(quarter).max(axis=0) > tolerance * np.ptp(u2.astype(np.float64)))
+    fields = fields.astype(np.float64)
+    rows, columns = fields.shape[-2] // 2, fields.shape[-1] // 2
+    largest = np.abs(fields[..., :rows, :columns]).max(axis=0)
+    threshold = tolerance * np.ptp(fields, axis=(0, 2, 3))
+    return largest_domain((largest > threshold[:, None, None]).any(axis=0))
 
 
 def acceptance(quarter: np.ndarray, settings: cfg.Designs) -> str:

@@ -74,9 +74,20 @@ def test_displacement_read_out_finds_the_solid(quarter):
     solid = whole(quarter)
     u2 = -strain * y[:, None] * solid
     noise = np.random.default_rng(1).uniform(-1, 1, u2.shape) * 0.01 * np.ptp(u2)
-    assert np.array_equal(topology.design_from_displacement(u2 + noise * (1 - solid)), quarter)
-    loud = u2 + 10 * noise * (1 - solid)
-    assert topology.design_from_displacement(loud).mean() > 0.99  # beyond the tolerance: all solid
+    fields = (u2 + noise * (1 - solid))[:, None]
+    assert np.array_equal(topology.design_from_fields(fields), quarter)
+    loud = (u2 + 10 * noise * (1 - solid))[:, None]
+    assert topology.design_from_fields(loud).mean() > 0.99  # beyond the tolerance: all solid
+
+
+def test_what_rests_in_one_field_is_found_in_another(quarter):
+    """w2 of an affine compression is zero: the stress shows the solid, each in its own range."""
+    solid = whole(quarter)
+    s22 = -np.linspace(1, 70, 11)[:, None, None] * solid
+    fields = np.stack([1e-4 * np.random.default_rng(1).uniform(-1, 1, s22.shape) * solid, s22], 1)
+    assert np.array_equal(topology.design_from_fields(fields), quarter)
+    assert np.array_equal(topology.design_from_fields(np.stack([0 * s22, s22], 1)), quarter)
+    assert not topology.design_from_fields(0 * fields).any()
 
 
 def test_acceptance_names_the_side_that_is_short(quarter):

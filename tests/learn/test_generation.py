@@ -134,6 +134,10 @@ def test_read_out_recovers_the_data(kind, manifest, tmp_path):
     assert np.array_equal(mask > 0.5, solid > 0) or not model.mask
     assert np.mean((mask > 0.5) != (solid > 0)) < 0.01
 
+    if model.fields:
+        quarters = generation.quarters_from_fields(physical, loaded.normalisation)
+        assert np.mean(quarters != solid[:, :48, :48]) < 0.01
+
     steps = slice(-1, None) if model.frames == "last" else slice(None)
     for channel, name in enumerate(["u1", "u2", "s22"]):
         predicted = frames[:, :, channel]

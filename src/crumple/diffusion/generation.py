@@ -27,7 +27,7 @@ from crumple.errors import UserError
 from crumple.evaluation import nrmse, predicted_curve
 from crumple.progress import progress
 from crumple.targets import Targets, read_targets
-from crumple.topology import design_from_displacement, read_designs
+from crumple.topology import design_from_fields, read_designs
 
 CHANNELS = ("u1", "u2", "s22")
 
@@ -87,7 +87,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
         Zarr store with a row per candidate, those of a target together: ``frames`` (n, 11, 3, 96,
         96) in physical units, ``mask``, ``predicted_stress``, ``target_stress`` (NaN where a
         target says nothing), ``predicted_nrmse``, ``rank`` within the target, ``quarter`` and its
-        ``status``, ``quarter_u2``, ``seed``. What a model doesn't predict is NaN.
+        ``status``, ``quarter_fields``, ``seed``. What a model doesn't predict is NaN.
     """
     settings = config.generation
     if settings.sigma_min >= settings.sigma_max:
@@ -155,13 +155,13 @@ def _candidates(
         torch.stack([layout.noise(SIZE, s, device) for s in seed]),
         config.generation,
     )
-    mask, frames, curve = read_sample(physical.float().cpu().numpy(), model.normalisation)
+    physical = physical.float().cpu().numpy()
+    mask, frames, curve = read_sample(physical, model.normalisation)
     known = targets.known[target] & np.isfinite(curve)
     goal = np.where(targets.known[target], targets.stress[target], np.nan)
     with np.errstate(invalid="ignore"):
         error = nrmse(np.where(known, curve, 0), np.where(known, goal, 0))
     readout = read_designs(mask, config.designs)
-    predicts_u2 = np.isfinite(frames[:, :, 1]).all()
     return {
         "frames": frames.astype(np.float16),
         "mask": mask.astype(np.float16),
@@ -171,12 +171,7 @@ def _candidates(
         "predicted_nrmse": error.astype(np.float32),
         "quarter": readout.quarter,
         "status": readout.status,
-        "quarter_u2": np.array(
-            [
-                design_from_displacement(u2) if predicts_u2 else np.zeros((48, 48), np.uint8)
-                for u2 in frames[:, :, 1]
-            ]
-        ),
+        "quarter_fields": quarters_from_fields(physical, model.normalisation),
         "seed": np.array(seed, np.int64),
     }
 
@@ -221,7 +216,8 @@ def read_sample(
     elif "solid" in by_name:
         mask = by_name["solid"][:, 0].clip(0, 1)
     else:
-        mask = np.array([mirror(design_from_displacement(u)) for u in by_name["u2"]], np.float32)
+        quarters = quarters_from_fields(physical, normalisation)
+        mask = np.array([mirror(quarter) for quarter in quarters], np.float32)
     if "s22" in by_name:
         cover = by_name["solid"].clip(0, 1) if "solid" in by_name else (mask > 0.5)[:, None]
         s22 = by_name["s22"] * cover
@@ -232,6 +228,30 @@ def read_sample(
             if name in by_name:
                 frames[:, steps, channel] = by_name[name] * (mask > 0.5)[:, None]
     return mask, frames, curve
+
+
+def quarters_from_fields(physical: np.ndarray, normalisation: Normalisation) -> np.ndarray:
+    """Read designs without the mask: from u2 where a model generates it, else from all fields.
+
+    Parameters
+    ----------
+    physical
+        ``(n, channels, 96, 96)`` samples in physical units.
+    normalisation
+        Says what the channels are.
+
+    Returns
+    -------
+    ndarray
+        ``(n, 48, 48)`` uint8; all zero for models without fields on the undeformed cell.
+    """
+    names = list(normalisation.fields)
+    if not names or normalisation.reference_frame == "eulerian":
+        return np.zeros((len(physical), 48, 48), np.uint8)
+    fields = normalisation.layout.split(torch.from_numpy(physical))[1].numpy()
+    if "u2" in names:
+        fields = fields[:, :, [names.index("u2")]]
+    return np.array([design_from_fields(sample) for sample in fields])
 
 
 def _assemble(folder: Path, parts: int, attributes: dict[str, Any]) -> None:

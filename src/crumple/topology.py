@@ -19,6 +19,9 @@ from crumple.atomic import save_npz
 from crumple.errors import UserError
 
 MASK_LEVEL = 0.5
+# In pixels. Noise of single pixels goes, walls of one pixel stay; of held-out random designs one
+# pixel in 100,000 changes.
+MASK_BLUR = 0.65
 GENERATED_FORMAT = "crumple-generated"
 
 
@@ -61,26 +64,25 @@ def largest_domain(solid: np.ndarray) -> np.ndarray:
     return (labels == 1 + np.argmax(sizes)).astype(np.uint8)
 
 
-def design_from_mask(mask: np.ndarray, level: float = MASK_LEVEL) -> np.ndarray:
+def design_from_mask(mask: np.ndarray) -> np.ndarray:
     """Read the design from the solid-mask channel of one sample.
 
-    The mask is averaged over the frames and over its four mirror images, then cut at ``level``;
-    the largest domain remains.
+    The mask is averaged over the frames, smoothed by a Gaussian of ``MASK_BLUR`` pixels, averaged
+    over its four mirror images, and cut at ``MASK_LEVEL``; the largest domain remains.
 
     Parameters
     ----------
     mask
         ``(96, 96)``, or ``(frames, 96, 96)`` where every frame has its own; 0 void, 1 solid.
-    level
-        Solid where the average exceeds it.
 
     Returns
     -------
     ndarray
         ``(48, 48)`` uint8, the upper left quarter.
     """
-    frames = mask.reshape(-1, *mask.shape[-2:]).astype(np.float64)
-    return largest_domain(mirror_average(frames.mean(axis=0)) > level)
+    image = mask.reshape(-1, *mask.shape[-2:]).astype(np.float64).mean(axis=0)
+    image = ndimage.gaussian_filter(image, MASK_BLUR, mode=("nearest", "wrap"))
+    return largest_domain(mirror_average(image) > MASK_LEVEL)
 
 
 def design_from_fields(fields: np.ndarray, tolerance: float = 0.02) -> np.ndarray:

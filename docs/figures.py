@@ -8,6 +8,7 @@ of the paper's Fig. 3).
 """
 
 import argparse
+import io
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
+from PIL import Image
 
 from crumple.dataset import Dataset, open_shard
 from crumple.report import spread_samples, stress_limit
@@ -57,11 +59,13 @@ def main() -> None:
 
 
 def save(figure: plt.Figure, path: Path) -> None:
-    """Write a picture and say how large it is."""
-    figure.savefig(
-        path, dpi=100, facecolor="white", bbox_inches="tight", pil_kwargs={"optimize": True}
-    )
+    """Write a picture, in 256 colours to keep it small, and say how large it is."""
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=100, facecolor="white", bbox_inches="tight")
     plt.close(figure)
+    with Image.open(picture) as image:
+        colours = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    colours.save(path, format="PNG", optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
@@ -188,7 +192,7 @@ def draw_curves(axes: Axes, strain: np.ndarray, row: dict, candidate: dict) -> N
         axes.plot(100 * strain, stress, style, color=colour, lw=2, label=label)
     axes.set(xlim=(0, 20), ylim=(0, None), ylabel="effective stress, MPa")
     axes.set_title(title(row["target"]), fontsize=10, loc="left", color=INK)
-    axes.legend(frameon=False, fontsize=8, labelcolor=SOFT)
+    axes.legend(framealpha=0.75, edgecolor="none", fontsize=8, labelcolor=SOFT)
 
 
 def draw_body(axes: Axes, moving: Body, frame: int, strain: float, limit: float):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 10, 38  # margins around the plot area, in SVG units
+LEFT, RIGHT, TOP, BOTTOM = 54, 20, 10, 38  # margins around the plot area, in SVG units
 
 
 class Line(NamedTuple):

@@ -118,7 +118,7 @@ def test_ticks_are_round_and_inside():
 
 def test_chart_places_a_line_and_skips_gaps():
     line = charts.Line("a & b", "fe", [0, 0.1, 0.2], [0, np.nan, 10])
-    svg = charts.chart([line], charts.Axis("x", 0, 0.2), charts.Axis("y", 0, 10), size=(466, 148))
+    svg = charts.chart([line], charts.Axis("x", 0, 0.2), charts.Axis("y", 0, 10), size=(474, 148))
     points = re.search(r'class="line fe"[^>]*points="([^"]*)"', svg)[1]
     assert points == "54.0,110.0 454.0,10.0"
     assert "a &amp; b" in svg and "NaN" not in svg

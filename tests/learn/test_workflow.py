@@ -159,6 +159,8 @@ def test_a_stopped_run_leaves_nothing_half_written_and_continues(tmp_path, stop)
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # A shell starts background jobs, such as this test may be in, with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(list(folder.glob("results/toy/logs/mesh/data/*"))) < 2:

@@ -233,12 +233,7 @@ def read_sample(
 def quarters_from_fields(physical: np.ndarray, normalisation: Normalisation) -> np.ndarray:
     """Read designs without the mask: from u2 where a model generates it, else from all fields.
 
-    Parameters
-    ----------
-    physical
-        ``(n, channels, 96, 96)`` samples in physical units.
-    normalisation
-        Says what the channels are.
+    Parameters as in :func:`read_sample`.
 
     Returns
     -------

@@ -59,10 +59,10 @@ class Layout:
 
     def mirrored(self, x: Tensor) -> Tensor:
         """Replace the static channels of a state by the mean of their four mirror images."""
-        static, fields = x.split([self.static, self.frames * self.fields], dim=1)
+        static, fields = self.split(x)
         static = (static + static.flip(-1)) / 2
         static = (static + static.flip(-2)) / 2
-        return torch.cat([static, fields], dim=1)
+        return self.join(static, fields)
 
     def noise(self, size: int, seed: int, device: torch.device) -> Tensor:
         """Return standard normal noise ``(channels, size, size)`` of one sample.

@@ -73,15 +73,17 @@ class Cell:
 
 
 def imperfection(points: np.ndarray, amplitude: float) -> np.ndarray:
-    """The fixed smooth geometric imperfection (points, 2): periodic in x, zero on the platens.
+    """The fixed smooth geometric imperfection (points, 2): of period 1/2 in x, zero on the platens.
 
-    The same field for every design and mesh, without any of the cell's symmetries, so that the
-    buckling branch is a function of the design and not of rounding or of the mesh.
+    The same field for every design and mesh, so that the buckling branch is a function of the
+    design and not of rounding or of the mesh. It has neither mirror symmetry of the cell, which
+    would leave two equally good branches, and keeps its one other symmetry: a design that is
+    mirrored about x = 1/2 and moved by half a period is again such a design, and deforms alike.
     """
     x, y = points.T
-    horizontal = np.sin(np.pi * y) * (0.6 + 0.3 * np.cos(2 * np.pi * x + 1.0))
-    horizontal += 0.3 * np.sin(2 * np.pi * y) * (1.0 + np.sin(2 * np.pi * x + 0.4))
-    vertical = 0.4 * np.sin(2 * np.pi * y) * np.cos(2 * np.pi * x - 0.7)
+    horizontal = np.sin(np.pi * y) * (0.6 + 0.3 * np.cos(4 * np.pi * x + 1.0))
+    horizontal += 0.3 * np.sin(2 * np.pi * y) * (1.0 + np.sin(4 * np.pi * x + 0.4))
+    vertical = 0.4 * np.sin(2 * np.pi * y) * np.cos(4 * np.pi * x - 0.7)
     return amplitude * np.column_stack([horizontal, vertical])
 
 

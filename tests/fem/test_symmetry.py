@@ -1,11 +1,13 @@
-"""The symmetries that augment the data set hold for the contact solver itself."""
+"""The symmetries of the cell hold for the solver, whose imperfection picks one branch."""
 
 import numpy as np
 import pytest
 
+from cells import grid
 from crumple import dataset
 from crumple.config import parse_config
 from crumple.designs import mirror, sample
+from crumple.fem import cell as fem_cell
 from crumple.fem.compression import FRAME_STRAIN, compress
 from crumple.fem.linear_solver import Mumps
 from crumple.fields import lagrangian_frames, pixel_map
@@ -70,3 +72,58 @@ def test_both_linear_solvers_give_the_same_curve(cell, monkeypatch):
     other = compress(*mesh, CONFIG)
     assert relative(other["curve_stress"], result["curve_stress"]) < 1e-6
     assert other["newton_iterations"] == result["newton_iterations"]
+
+
+# --- the presets' imperfection and damping: one deformation per design ----------------------------
+
+PIXELS = 32
+
+
+def slender_columns():
+    """An image that is mirror-symmetric about x = 1/2, with slender columns that buckle."""
+    image = np.ones((PIXELS, PIXELS), bool)
+    image[4:28, 8:15] = False
+    image[6:26, 1:6] = False
+    image[:, PIXELS // 2 :] = image[:, : PIXELS // 2][:, ::-1]
+    return image
+
+
+def simulate(image, config):
+    """Compress an image whose pixels are the elements, so that its half-period shift is exact."""
+    nodes, cells = grid(PIXELS, PIXELS)
+    cells = cells[image[::-1].ravel()]
+    used, cells = np.unique(cells, return_inverse=True)
+    return compress(nodes[used], cells.reshape(-1, 4), config)
+
+
+def frames_on(image, result):
+    large = np.kron(image, np.ones((3, 3), bool))
+    return frames_of(result, large)
+
+
+def period_one(points, amplitude):
+    """An imperfection as :func:`crumple.fem.cell.imperfection`, of period 1 in x."""
+    x, y = points.T
+    sway = np.sin(np.pi * y) * np.cos(2 * np.pi * x + 1.0)
+    return amplitude * np.column_stack([sway, np.zeros_like(sway)])
+
+
+def test_the_half_period_shift_is_exact_with_the_presets_imperfection(monkeypatch):
+    config, image = parse_config({}), slender_columns()
+    shifted = np.roll(image, PIXELS // 2, axis=1)
+    assert (shifted != image).any()
+    one, other = simulate(image, config), simulate(shifted, config)
+    assert one["status"] == other["status"] == "ok"
+    assert relative(other["curve_stress"], one["curve_stress"]) < 1e-4
+    frames = frames_on(image, one)
+    moved = dataset.shift_x(frames)
+    for channel in range(3):
+        assert relative(frames_on(shifted, other)[:, channel], moved[:, channel]) < 1e-4
+    # one branch: the design is its own mirror image, its deformation is not
+    mirrored = dataset.mirror_x(frames)
+    assert relative(mirrored[-1, 0], frames[-1, 0]) > 0.5
+    # control: an imperfection of period 1 breaks the symmetry
+    monkeypatch.setattr(fem_cell, "imperfection", period_one)
+    moved = dataset.shift_x(frames_on(image, simulate(image, config)))
+    found = frames_on(shifted, simulate(shifted, config))
+    assert relative(found[:, 0], moved[:, 0]) > 0.02

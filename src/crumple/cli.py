@@ -12,8 +12,12 @@ import errno
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crumple.errors import UserError
+
+if TYPE_CHECKING:
+    from crumple.config import Config
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,15 +61,29 @@ def build_parser() -> argparse.ArgumentParser:
 def _stage(commands, name: str, help: str, handler) -> argparse.ArgumentParser:
     """Return the parser of a stage: a subcommand with ``--config`` and ``--out``."""
     parser = commands.add_parser(name, help=help, description=help)
-    parser.add_argument(
-        "--config",
-        default="{}",
-        metavar="FILE|JSON",
-        help="YAML file, or a JSON object; what it leaves out has its default",
-    )
+    _add_settings(parser)
     parser.add_argument("--out", type=Path, required=True, help="where the result goes")
     parser.set_defaults(handler=handler)
     return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="FILE|JSON",
+        help="YAML file (what it leaves out has its default) or JSON object (which holds all "
+        "settings of a stage); may be repeated, later ones are laid over earlier ones",
+    )
+
+
+def _settings(args: argparse.Namespace) -> Config:
+    """Return the configuration given; as JSON it must be complete for a stage of the workflow."""
+    from crumple.config import STAGE_SECTIONS, load_config
+
+    stage = args.command if args.command in STAGE_SECTIONS else None
+    return load_config(*args.config, stage=stage)
 
 
 def _add_config(commands) -> None:
@@ -91,10 +109,9 @@ def _add_targets(commands) -> None:
 
 
 def _targets(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.evaluation import write_held_out_targets
 
-    write_held_out_targets(args.dataset, load_config(args.config).evaluation.held_out, args.out)
+    write_held_out_targets(args.dataset, _settings(args).evaluation.held_out, args.out)
 
 
 def _add_extract(commands) -> None:
@@ -104,10 +121,9 @@ def _add_extract(commands) -> None:
 
 
 def _extract(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.topology import extract
 
-    extract(args.generated, load_config(args.config), args.shard, args.out)
+    extract(args.generated, _settings(args), args.shard, args.out)
 
 
 def _add_evaluate(commands) -> None:
@@ -140,10 +156,9 @@ def _add_sample(commands) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.designs import sample_shard
 
-    print(sample_shard(load_config(args.config), args.shard, args.out), file=sys.stderr)
+    print(sample_shard(_settings(args), args.shard, args.out), file=sys.stderr)
 
 
 def _add_mesh(commands) -> None:
@@ -152,10 +167,9 @@ def _add_mesh(commands) -> None:
 
 
 def _mesh(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.meshing import mesh_shard
 
-    mesh_shard(load_config(args.config), args.designs, args.out)
+    mesh_shard(_settings(args), args.designs, args.out)
 
 
 def _add_simulate(commands) -> None:
@@ -164,10 +178,9 @@ def _add_simulate(commands) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.simulation import simulate_shard
 
-    simulate_shard(load_config(args.config), args.meshes, args.out)
+    simulate_shard(_settings(args), args.meshes, args.out)
 
 
 def _add_simulate_one(commands) -> None:
@@ -177,10 +190,9 @@ def _add_simulate_one(commands) -> None:
 
 
 def _simulate_one(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.simulation import simulate_design
 
-    simulate_design(load_config(args.config), args.design, args.out)
+    simulate_design(_settings(args), args.design, args.out)
 
 
 def _add_verify(commands) -> None:
@@ -188,16 +200,15 @@ def _add_verify(commands) -> None:
     parser = commands.add_parser("verify", help=help, description=help)
     parser.add_argument("cases", type=Path, nargs="+", metavar="FILE.npz")
     parser.add_argument("--same-mesh", action="store_true", help="use the cells given in the file")
-    parser.add_argument("--config", default="{}", metavar="FILE|JSON", help="settings")
+    _add_settings(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
     parser.set_defaults(handler=_verify)
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.verification import verify
 
-    verify(args.cases, load_config(args.config), args.same_mesh, args.json)
+    verify(args.cases, _settings(args), args.same_mesh, args.json)
 
 
 def _add_rasterise(commands) -> None:
@@ -207,10 +218,9 @@ def _add_rasterise(commands) -> None:
 
 
 def _rasterise(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.fields import rasterise
 
-    eulerian = load_config(args.config).fields.eulerian
+    eulerian = _settings(args).fields.eulerian
     rasterise(args.designs, args.simulations, args.out, eulerian)
 
 
@@ -221,10 +231,9 @@ def _add_index(commands) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.dataset import write_manifest
 
-    write_manifest(args.shards, load_config(args.config), args.out)
+    write_manifest(args.shards, _settings(args), args.out)
 
 
 def _add_inspect(commands) -> None:
@@ -257,11 +266,10 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.diffusion.launch import run
     from crumple.diffusion.training import train
 
-    run(args.processes, lambda: train(load_config(args.config), args.dataset, args.out))
+    run(args.processes, lambda: train(_settings(args), args.dataset, args.out))
 
 
 def _add_report(commands) -> None:
@@ -295,11 +303,10 @@ def _add_generate(commands) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    from crumple.config import load_config
     from crumple.diffusion.generation import generate
     from crumple.diffusion.launch import run
 
-    config = load_config(args.config)
+    config = _settings(args)
     run(args.processes, lambda: generate(config, args.model, args.targets, args.out))
 
 

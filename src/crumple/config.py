@@ -277,30 +277,159 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
 
 
-def load_config(source: str | Path) -> Config:
+# --- what a stage depends on -------------------------------------------------------------------
+
+# Sections, or single settings, that each stage of the workflow depends on. Params of the rules,
+# keys of resumed work, the settings recorded in an artefact, and what `crumple STAGE` demands of
+# a rule are all made from this table.
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "sample": ("seed", "designs"),
+    "mesh": ("mesh",),
+    "simulate": ("material", "contact", "loading"),
+    "rasterise": ("fields",),
+    "index": ("seed", "designs", "mesh", "material", "contact", "loading", "dataset"),
+    "inspect": (),
+    "train": ("seed", "model", "training"),
+    "targets": ("evaluation.held_out",),
+    "generate": ("seed", "designs.side_fraction", "designs.islands", "generation"),
+    "extract": ("designs.shard_size", "evaluation.verify"),
+    "evaluate": (),
+    "report": (),
+}
+
+# Settings of these stages that change how a result is made and not the result: another value
+# neither runs a stage again nor discards what is done.
+OPERATION = (
+    "training.micro_batch",
+    "training.compile",
+    "training.checkpoint_minutes",
+    "training.log_every",
+    "training.validate_every",
+    "training.validation_samples",
+    "generation.batch",
+)
+
+
+def stage_settings(config: Config, stage: str) -> dict[str, Any]:
+    """Return the settings that the result of a stage depends on, as JSON can hold them.
+
+    Parameters
+    ----------
+    config
+        Settings of the run.
+    stage
+        A key of :data:`STAGE_SECTIONS`.
+    """
+    return _pick(config, _stage_paths(stage) - set(OPERATION))
+
+
+def stage_operation(config: Config, stage: str) -> dict[str, Any]:
+    """Return the other settings of a stage: those of :data:`OPERATION`; see that."""
+    return _pick(config, _stage_paths(stage) & set(OPERATION))
+
+
+def _stage_paths(stage: str) -> set[str]:
+    """Return the settings of a stage one by one, as "seed" and "training.steps"."""
+    paths = set()
+    for name in STAGE_SECTIONS[stage]:
+        section = Config.model_fields[name].annotation if "." not in name else None
+        if section is not None and _is_section(section):
+            paths |= {f"{name}.{key}" for key in section.model_fields}
+        else:
+            paths.add(name)
+    return paths
+
+
+def _pick(config: Config, paths: set[str]) -> dict[str, Any]:
+    """Return the named settings in the order of the configuration."""
+    wanted: dict[str, Any] = {}
+    for path in paths:
+        section, _, key = path.partition(".")
+        wanted[section] = wanted.get(section, set()) | {key} if key else True
+    return config.model_dump(mode="json", include=wanted)
+
+
+# --- reading -----------------------------------------------------------------------------------
+
+
+def load_config(*sources: str | Path, stage: str | None = None) -> Config:
     """Read and validate a configuration.
 
     Parameters
     ----------
-    source
-        Path of a YAML file, or the configuration itself as a JSON object (a string starting
-        with ``{``), which is how workflow rules pass the sections that they depend on.
+    sources
+        Each the path of a YAML file, or a JSON object (a string starting with ``{``), which is
+        how workflow rules pass the settings that they depend on. Later ones are laid over earlier
+        ones, setting by setting. What a file leaves out has its default.
+    stage
+        A key of :data:`STAGE_SECTIONS`. JSON then has to hold every setting that this stage
+        depends on: a rule that forgets one must not run with a default.
 
     Raises
     ------
     ConfigError
-        When the text cannot be read, names an unknown key, or a value is out of range.
+        When a source cannot be read, names an unknown key, lacks a setting of the stage, or a
+        value is out of range.
     """
-    text = str(source)
+    values: dict[str, Any] = {}
+    complete = False
+    for source in sources:
+        where, given, is_file = _read(str(source))
+        if not isinstance(given, dict):
+            raise ConfigError(f"{where} is not a mapping of keys to values")
+        values = _laid_over(values, given)
+        complete = complete or is_file
+    where = " + ".join(dict.fromkeys(_read_name(str(source)) for source in sources))
+    config = parse_config(values, where or "the configuration")
+    if sources and stage is not None and not complete:
+        _require(config, stage)
+    return config
+
+
+def _read(source: str) -> tuple[str, Any, bool]:
+    """Return the name of a source, its content, and whether it is a file."""
+    where, is_file = _read_name(source), not _is_json(source)
     try:
-        if text.lstrip().startswith("{"):
-            where, values = "the configuration given", json.loads(text)
-        else:
-            where, values = text, yaml.safe_load(Path(text).read_text())
+        text = Path(source).read_text(encoding="utf-8") if is_file else source
+        return where, yaml.safe_load(text) if is_file else json.loads(text), is_file
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read the configuration {text[:80]!r}: {reason}") from error
-    return parse_config(values, where)
+        raise ConfigError(f"cannot read the configuration {source[:80]!r}: {reason}") from error
+
+
+def _is_json(source: str) -> bool:
+    return source.lstrip().startswith("{")
+
+
+def _read_name(source: str) -> str:
+    return "the configuration given" if _is_json(source) else source
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return ``below`` with the settings of ``above``, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _laid_over(old, value) if both else value
+    return merged
+
+
+def _require(config: Config, stage: str) -> None:
+    """Raise when a setting that the stage depends on was not given."""
+    missing = []
+    for path in sorted(_stage_paths(stage)):
+        section, _, key = path.partition(".")
+        given = section in config.model_fields_set
+        if given and key:
+            given = key in getattr(config, section).model_fields_set
+        if not given:
+            missing.append(path)
+    if missing:
+        raise ConfigError(
+            f"the configuration given to `crumple {stage}` lacks {', '.join(missing)}: as JSON it "
+            "must hold every setting of the stage; a YAML file may leave out what has a default"
+        )
 
 
 def parse_config(values: Any, where: str = "the configuration") -> Config:

@@ -4,6 +4,7 @@ The stand-in only writes what ``--out`` (or ``--sheet``) names, so a whole run t
 rules' inputs, outputs and params are the real ones.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -13,16 +14,25 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
+
+from crumple.config import STAGE_SECTIONS, load_config, stage_operation, stage_settings
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"
 STAND_IN = """#!/usr/bin/env bash
 set -eu
-echo "$3" >> "$(dirname "$0")/../../commands.txt"
+root=$(dirname "$0")/../..
+stage=$3 configs=()
+echo "$stage" >> "$root/commands.txt"
 while [ $# -gt 1 ]; do
-  case $1 in --out | --sheet) out=$2 ;; esac
+  case $1 in
+    --out | --sheet) out=$2 ;;
+    --config) configs+=("$2") ;;
+  esac
   shift
 done
+printf '%s\n' "${configs[@]}" > "$root/given-$stage.jsonl"
 case $out in
   *.npz | *.json | *.csv | *.html | *.png) date +%N > "$out" ;;
   *) mkdir -p "$out"; date +%N > "$out/content" ;;
@@ -88,6 +98,41 @@ def test_running_again_does_nothing(run):
 
 def test_simulations_are_not_kept(run):
     assert not any((run / "results/toy").glob("*/simulations/*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training={log_every: 1, validate_every: 1, validation_samples: 3}",
+        "training={micro_batch: 2, compile: 'no', checkpoint_minutes: 1}",
+        "generation={batch: 1}",
+    ],
+)
+def test_how_a_stage_works_reaches_it_and_runs_nothing_again(run, change):
+    assert planned(run, change) == {}
+    snakemake(run, "--config", change, "--forcerun", "train", "--until", "generate")
+    section, _, values = change.partition("=")
+    config = given_config(run, {"training": "train", "generation": "generate"}[section])
+    for name, value in yaml.safe_load(values).items():
+        assert getattr(getattr(config, section), name) == value
+
+
+def given_config(run, stage):
+    """Return what the rule of a stage gave it, which must be every setting of the stage."""
+    given = (run / f"given-{stage}.jsonl").read_text().split("\n")
+    return load_config(*filter(None, given), stage=stage)
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGE_SECTIONS if STAGE_SECTIONS[name]])
+def test_a_rule_gives_its_stage_every_setting(finished, stage):
+    given = given_config(finished, stage)
+    count = (
+        given.designs.count if stage == "sample" else 8
+    )  # a shard knows the designs up to its end
+    toy = finished / "workflow/presets/toy.yaml"
+    wanted = load_config(toy, json.dumps({"designs": {"count": count}}))
+    assert stage_settings(given, stage) == stage_settings(wanted, stage)
+    assert stage_operation(given, stage) == stage_operation(wanted, stage)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from crumple.config import parse_config
+from crumple.config import STAGE_SECTIONS, parse_config, stage_operation, stage_settings
 from crumple.errors import ConfigError, UserError
 from crumple.targets import read_targets
 
@@ -32,16 +32,19 @@ wildcard_constraints:
     shard=r"\d+",
 
 
-def science(*names):
-    """Return these parts of the configuration ("mesh", "evaluation.verify") as JSON.
+def settings(stage):
+    """Return the settings that the result of a stage depends on, as JSON.
 
-    It goes into ``params``: when a value in it changes, Snakemake runs again what depends on it.
+    They go into ``params``: when a value in them changes, Snakemake runs again what depends on it.
     """
-    wanted = {}
-    for name in names:
-        section, _, key = name.partition(".")
-        wanted[section] = wanted.get(section, set()) | {key} if key else True
-    return json.dumps(CONFIG.model_dump(mode="json", include=wanted))
+    return json.dumps(stage_settings(CONFIG, stage))
+
+
+# The other settings of a stage, such as training.log_every. They stand in the shell command and
+# not in ``params``: another value reaches the stage and runs nothing again.
+operation = {
+    stage: json.dumps(stage_operation(CONFIG, stage)) for stage in STAGE_SECTIONS
+}
 
 
 def designs_of_shard(wildcards):
@@ -49,7 +52,7 @@ def designs_of_shard(wildcards):
 
     A larger data set adds shards and leaves the full ones alone, so ``count`` ends with the shard.
     """
-    values = CONFIG.model_dump(mode="json", include={"seed", "designs"})
+    values = stage_settings(CONFIG, "sample")
     designs = values["designs"]
     end = (int(wildcards.shard) + 1) * designs["shard_size"]
     designs["count"] = min(designs["count"], end)

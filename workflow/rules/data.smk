@@ -36,7 +36,7 @@ rule mesh:
         mem_mb=memory(1000),
         runtime=minutes_per_shard(seconds_per_design=3),
     params:
-        config=science("mesh"),
+        config=settings("mesh"),
     message:
         "mesh shard {wildcards.shard} of {wildcards.set}"
     shell:
@@ -58,7 +58,7 @@ rule simulate:
         mem_mb=memory(1000),
         runtime=minutes_per_shard(seconds_per_design=20),
     params:
-        config=science("material", "contact", "loading"),
+        config=settings("simulate"),
     message:
         "simulate shard {wildcards.shard} of {wildcards.set}"
     shell:
@@ -81,7 +81,7 @@ rule rasterise:
         mem_mb=memory(1000),
         runtime=minutes_per_shard(seconds_per_design=3),
     params:
-        config=science("fields"),
+        config=settings("rasterise"),
     message:
         "rasterise shard {wildcards.shard} of {wildcards.set}"
     shell:
@@ -104,9 +104,7 @@ rule index:
         mem_mb=memory(1000),
         runtime=60,
     params:
-        config=science(
-            "seed", "designs", "mesh", "material", "contact", "loading", "dataset"
-        ),
+        config=settings("index"),
     message:
         "index the data set: valid designs, failures, split, normalisation"
     shell:

@@ -19,7 +19,7 @@ rule extract:
         mem_mb=memory(1000),
         runtime=5,
     params:
-        config=science("designs.shard_size", "evaluation.verify"),
+        config=settings("extract"),
     message:
         "take the best candidates as designs: shard {wildcards.shard}"
     shell:

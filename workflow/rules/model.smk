@@ -21,11 +21,12 @@ rule train:
         mem_mb=memory(4000),
         runtime=1440,
     params:
-        config=science("seed", "model", "training"),
+        config=settings("train"),
     message:
         "train the diffusion model; progress is in {log}"
     shell:
-        "learn train --config {params.config:q} --dataset {input} --out {output} &> {log}"
+        "learn train --config {params.config:q} --config {operation[train]:q}"
+        " --dataset {input} --out {output} &> {log}"
 
 
 rule targets:
@@ -43,7 +44,7 @@ rule targets:
         mem_mb=memory(1000),
         runtime=5,
     params:
-        config=science("evaluation.held_out"),
+        config=settings("targets"),
     message:
         "take held-out responses as target curves"
     shell:
@@ -67,9 +68,9 @@ rule generate:
         mem_mb=memory(4000),
         runtime=240,
     params:
-        config=science("seed", "designs.side_fraction", "designs.islands", "generation"),
+        config=settings("generate"),
     message:
         "generate candidates for every target curve"
     shell:
-        "learn generate --config {params.config:q} --model {input.model}"
-        " --targets {input.targets} --out {output} &> {log}"
+        "learn generate --config {params.config:q} --config {operation[generate]:q}"
+        " --model {input.model} --targets {input.targets} --out {output} &> {log}"

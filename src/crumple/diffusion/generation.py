@@ -16,7 +16,7 @@ from torch import Tensor
 
 from crumple import __version__, seeds
 from crumple.atomic import resumable_folder, save_npz
-from crumple.config import Config, Generation
+from crumple.config import Config, Generation, stage_settings
 from crumple.dataset import UNITS, pixel_height
 from crumple.designs import mirror
 from crumple.diffusion.data import SIZE, Normalisation
@@ -102,9 +102,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
     precision = mixed_precision("auto", state.device.type)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
     key = {
-        "seed": config.seed,
-        "settings": settings.model_dump(mode="json"),
-        "designs": config.designs.model_dump(mode="json"),
+        "settings": stage_settings(config, "generate"),
         "model": (model_folder / "config.json").read_text(),
         "targets": [targets.names, targets.stress.tolist(), targets.known.tolist()],
     }

@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from crumple import seeds
 from crumple.atomic import atomic_path, resumable_folder, save_text
-from crumple.config import Config, Training
+from crumple.config import Config, Training, stage_settings
 from crumple.dataset import Dataset
 from crumple.diffusion.data import Samples, build_cache, load_samples, symmetries
 from crumple.diffusion.model import build_network, save_model
@@ -41,7 +41,6 @@ from crumple.progress import progress_line
 
 VALIDATION_LEVELS = 4  # noise levels per held-out sample
 EMA_RAMP = 0.05  # half-life of the average, as part of the samples seen so far
-NOT_SCIENCE = {"checkpoint_minutes", "micro_batch", "compile"}  # don't change the result
 
 
 class Draw(NamedTuple):
@@ -230,9 +229,7 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
     )
     manifest = dataset.manifest
     key = {
-        "seed": config.seed,
-        "model": config.model.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json", exclude=NOT_SCIENCE),
+        "settings": stage_settings(config, "train"),
         "precision": precision,
         "data": [manifest["split"], manifest["shards"]],
     }

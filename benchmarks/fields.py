@@ -19,9 +19,8 @@ from crumple import designs, fields, meshing
 from crumple.config import Config
 from crumple.fem.compression import compress
 from crumple.fem.elements import GAUSS_POINTS, build_geometry, shape_functions
+from crumple.layout import CELL
 from crumple.progress import progress
-
-PIXELS = fields.PIXELS
 
 
 def main() -> None:
@@ -72,12 +71,12 @@ def compare(result: dict, pixels: fields.PixelMap, virial: dict, rows: dict) -> 
 def methods(nodes: np.ndarray, cells: np.ndarray, pixels: fields.PixelMap) -> dict:
     """Return functions from Gauss-point values (M, 4) to images (96, 96)."""
     solid = pixels.solid
-    location = fields.locate(nodes, cells, PIXELS)
+    location = fields.locate(nodes, cells, CELL)
     inside = location.cell >= 0
     nearest = fields.QUADRANT[tuple((location.xi > 0).astype(int).transpose(2, 0, 1))]
     flat = location.xi.reshape(-1, 2)
-    linear = shape_functions(flat * np.sqrt(3)).reshape(PIXELS, PIXELS, 4)
-    nodal = shape_functions(flat).reshape(PIXELS, PIXELS, 4)
+    linear = shape_functions(flat * np.sqrt(3)).reshape(CELL, CELL, 4)
+    nodal = shape_functions(flat).reshape(CELL, CELL, 4)
     covered = np.asarray(pixels.stress.sum(axis=1)).ravel()
 
     weights = build_geometry(nodes[cells]).weights
@@ -87,7 +86,7 @@ def methods(nodes: np.ndarray, cells: np.ndarray, pixels: fields.PixelMap) -> di
     mass = splu(sparse.csc_matrix((local_mass.ravel(), places), (len(nodes),) * 2))
 
     def distributed(values, divide_by=1.0):
-        image = np.zeros((PIXELS, PIXELS))
+        image = np.zeros((CELL, CELL))
         image[solid] = pixels.stress @ values.ravel() / divide_by
         return image
 

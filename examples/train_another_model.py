@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from crumple.dataset import Dataset
-from crumple.evaluation import nrmse
+from crumple.metrics import nrmse
 
 
 def main(manifest: str, ridge: float = 100.0) -> float:

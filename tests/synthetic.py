@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import zarr
 
-from crumple import dataset, designs, evaluation, report, topology
+from crumple import dataset, designs, evaluation, metrics, report, topology
 from crumple.config import Config
-
-FRAME_STRAIN = np.array([0.002, *np.arange(0.02, 0.201, 0.02)]).round(3)
-CURVE_STRAIN = np.linspace(0, 0.2, 51)
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, GENERATED_CHANNELS
 
 
 def curve(stiffness: float, softening: float, strain: np.ndarray) -> np.ndarray:
@@ -97,7 +95,7 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
             frames.append(fields(quarter + (not quarter.any()), predicted[-1], 0.3)[:, :3])
             number.append(t)
     target_stress = np.array(list(targets.values()))[number]
-    error = evaluation.nrmse(np.array(predicted), target_stress)
+    error = metrics.nrmse(np.array(predicted), target_stress)
     rank = [
         int((error[np.array(number) == t] < e).sum()) for t, e in zip(number, error, strict=True)
     ]
@@ -107,7 +105,7 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
             "format": "crumple-generated",
             "version": 1,
             "frame_strain": FRAME_STRAIN.tolist(),
-            "channels": list(dataset.CHANNELS[:3]),
+            "channels": list(GENERATED_CHANNELS),
             "target_names": list(targets),
         }
     )

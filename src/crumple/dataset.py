@@ -27,24 +27,11 @@ from crumple import __version__, seeds
 from crumple.atomic import atomic_path, save_text
 from crumple.config import Config
 from crumple.errors import UserError
+from crumple.layout import CELL, CHANNELS, SCALED, UNITS, pixel_height
 from crumple.progress import progress
 
 FORMAT, VERSION = "crumple-dataset", 1
 SHARD_FORMAT = "crumple-shard"
-PIXELS = 96
-CHANNELS = ("u1", "u2", "s22", "mises")
-UNITS = {
-    "u1": "cell sides",
-    "u2": "cell sides",
-    "w2": "cell sides",
-    "s22": "MPa",
-    "mises": "MPa",
-    "curve_stress": "MPa",
-    "frame_stress": "MPa",
-    "curve_strain": "1",
-    "frame_strain": "1",
-}
-SCALED = ("u1", "w2", "s22")  # what a network learns; w2 = u2 + strain * y
 TRAINING_ARRAYS = ("channel_statistics", "curve_stress", "frame_stress")
 ENERGY_GATE = 0.01  # kinetic and artificial energies over the internal energy, as published
 PACKAGES = ("fenics-dolfinx", "ipctk", "gmsh", "numba", "numpy", "scipy", "zarr")
@@ -140,11 +127,6 @@ def channel_statistics(frames: NDArray, solid: NDArray, frame_strain: NDArray) -
     values[:, 1] += np.asarray(frame_strain)[:, None] * pixel_height()[solid]
     parts = values.min(-1), values.max(-1), values.mean(-1), (values**2).mean(-1)
     return np.stack(parts, axis=-1).swapaxes(0, 1)
-
-
-def pixel_height() -> NDArray:
-    """Return y (96, 96) of the pixel centres."""
-    return np.tile(1 - (np.arange(PIXELS)[:, None] + 0.5) / PIXELS, (1, PIXELS))
 
 
 # --- manifest ---------------------------------------------------------------------------------
@@ -397,4 +379,4 @@ def mirror_y(frames: NDArray, solid: NDArray, frame_strain: NDArray) -> NDArray:
 
 def shift_x(frames: NDArray) -> NDArray:
     """S, x -> x + 1/2: everything moves by half a period."""
-    return np.roll(frames, PIXELS // 2, axis=-1)
+    return np.roll(frames, CELL // 2, axis=-1)

@@ -16,9 +16,8 @@ from crumple import config as cfg
 from crumple import seeds
 from crumple.atomic import save_npz
 from crumple.errors import UserError
+from crumple.layout import CELL, QUARTER
 from crumple.progress import progress
-
-SIZE = 48  # pixels along a side of the quarter; the unit cell has twice as many
 
 
 class Design(NamedTuple):
@@ -98,7 +97,7 @@ def sample(seed: int, index: int, settings: cfg.Designs) -> Design:
     The result depends on (seed, index) and the settings only, whatever the sharding.
     """
     generator = seeds.rng(seed, "designs", index)
-    spectrum = amplitude(SIZE, settings.spectral_exponent)
+    spectrum = amplitude(QUARTER, settings.spectral_exponent)
     tries = 0
     while True:
         tries += 1
@@ -186,15 +185,15 @@ def read_design(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     image = _read_png(path) if path.suffix.lower() == ".png" else _read_npz(path)
-    if image.shape not in ((SIZE, SIZE), (2 * SIZE, 2 * SIZE)):
+    if image.shape not in ((QUARTER, QUARTER), (CELL, CELL)):
         shape = "x".join(map(str, image.shape)) or "one number"
         raise UserError(
-            f"{path}: the design is {shape}; give {SIZE}x{SIZE} pixels (the upper left quarter) "
-            f"or {2 * SIZE}x{2 * SIZE} (the unit cell)"
+            f"{path}: the design is {shape}; give {QUARTER}x{QUARTER} pixels (the upper left "
+            f"quarter) or {CELL}x{CELL} (the unit cell)"
         )
     if not np.isin(image, (0, 1)).all():
         raise UserError(f"{path}: the design is not binary; give only 1 (solid) and 0 (void)")
-    cell = mirror(image) if len(image) == SIZE else image
+    cell = mirror(image) if len(image) == QUARTER else image
     check_cell(cell, str(path))
     return cell.astype(np.uint8)
 

@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from crumple.dataset import CHANNELS, ENERGY_GATE, PIXELS, channel_statistics, write_shard
+from crumple.dataset import ENERGY_GATE, channel_statistics, write_shard
 from crumple.designs import mirror
 from crumple.errors import UserError
-from crumple.fem.compression import CURVE_STRAIN, FRAME_STRAIN
 from crumple.fem.elements import GAUSS_POINTS, shape_functions, shape_gradients
+from crumple.fem.material import von_mises
+from crumple.layout import CELL, CHANNELS, CURVE_STRAIN, EULERIAN_CHANNELS, FRAME_STRAIN
 from crumple.progress import progress
 
 GATED_ENERGIES = ("kinetic", "barrier", "opening")
-EULERIAN_CHANNELS = ("solid", "s22", "mises")
 SUBSAMPLES = 5  # per pixel and direction; odd, so that one of them is the pixel centre
 ROW_PREFERENCE = 3.0  # a pixel in another row counts as this much farther away
 QUADRANT = np.array([[0, 3], [1, 2]])  # Gauss point of the quadrant (xi > 0, eta > 0)
@@ -132,7 +132,7 @@ def pixel_map(nodes: NDArray, cells: NDArray, design: NDArray) -> PixelMap:
         (96, 96), non-zero where solid.
     """
     solid = np.asarray(design, bool)
-    location = locate(nodes, cells, PIXELS * SUBSAMPLES)
+    location = locate(nodes, cells, CELL * SUBSAMPLES)
     number = np.full(solid.shape, -1)
     number[solid] = np.arange(solid.sum())
     row, column = np.nonzero(location.cell >= 0)
@@ -159,7 +159,7 @@ def _nearest_pixel(solid: NDArray, points: NDArray) -> NDArray:
     """Return for points (x, row coordinate) in pixels the number of the nearest solid pixel."""
     i, j = np.nonzero(solid)
     stretch = np.array([1, ROW_PREFERENCE])
-    tree = cKDTree((np.stack([j, i], axis=-1) + 0.5) * stretch, boxsize=[PIXELS, 0])
+    tree = cKDTree((np.stack([j, i], axis=-1) + 0.5) * stretch, boxsize=[CELL, 0])
     return tree.query(points * stretch)[1]
 
 
@@ -195,19 +195,13 @@ def lagrangian_frames(simulation: Mapping[str, NDArray], pixels: PixelMap) -> ND
     u = np.asarray(simulation["u"], np.float64)
     covered = np.asarray(pixels.stress.sum(axis=1)).ravel()
     average = sparse.diags(1 / np.where(covered > 0, covered, 1)) @ pixels.stress
-    frames = np.zeros((len(u), len(CHANNELS), PIXELS, PIXELS), np.float32)
+    frames = np.zeros((len(u), len(CHANNELS), CELL, CELL), np.float32)
     for frame, displacement, stress in zip(frames, u, cauchy, strict=True):
         frame[:2, pixels.solid] = (pixels.displacement @ displacement).T
         frame[2, pixels.solid] = pixels.stress @ stress[..., 1].ravel()
         # An intensity, not a share of the force: averaged over what a pixel was given.
         frame[3, pixels.solid] = average @ von_mises(stress).ravel()
     return frames
-
-
-def von_mises(cauchy: NDArray) -> NDArray:
-    """Return the von Mises stress (...) of plane-strain stresses (..., 4) = s11, s22, s12, s33."""
-    s11, s22, s12, s33 = np.moveaxis(np.asarray(cauchy, np.float64), -1, 0)
-    return np.sqrt(((s11 - s22) ** 2 + (s22 - s33) ** 2 + (s33 - s11) ** 2) / 2 + 3 * s12**2)
 
 
 def deformation_gradient(nodes: NDArray, cells: NDArray, u: NDArray) -> NDArray:
@@ -235,12 +229,12 @@ def virial_stress(simulation: Mapping[str, NDArray], pixels: PixelMap) -> NDArra
     F = deformation_gradient(simulation["nodes"], simulation["cells"], simulation["u"])
     J = F[..., 0, 0] * F[..., 1, 1] - F[..., 0, 1] * F[..., 1, 0]
     kirchhoff = J * np.asarray(simulation["cauchy"], np.float64)[..., 1]
-    mean = (pixels.stress @ kirchhoff.reshape(len(F), -1).T).sum(axis=0) / PIXELS**2
+    mean = (pixels.stress @ kirchhoff.reshape(len(F), -1).T).sum(axis=0) / CELL**2
     return -mean / (1 - np.asarray(simulation["frame_strain"]))
 
 
 def eulerian_frame(
-    nodes: NDArray, cells: NDArray, u: NDArray, values: NDArray, n: int = PIXELS
+    nodes: NDArray, cells: NDArray, u: NDArray, values: NDArray, n: int = CELL
 ) -> NDArray[np.float32]:
     """Draw one deformed state into the fixed unit cell.
 
@@ -311,7 +305,7 @@ def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> No
     count, steps = len(index), len(FRAME_STRAIN)
     arrays = {name: known[name] for name in known if name not in ("status", "frames", "solid")}
     arrays |= {
-        "frames": np.zeros((count, steps, len(CHANNELS), PIXELS, PIXELS), np.float16),
+        "frames": np.zeros((count, steps, len(CHANNELS), CELL, CELL), np.float16),
         "solid": np.array([mirror(quarter) for quarter in known["quarter"]]),
         "curve_strain": CURVE_STRAIN,
         "curve_stress": np.full((count, len(CURVE_STRAIN)), np.nan, np.float32),
@@ -322,7 +316,9 @@ def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> No
         "energy_gate": np.zeros(count, bool),
     }
     if eulerian:
-        arrays["eulerian"] = np.zeros((count, steps, 3, PIXELS, PIXELS), np.float16)
+        arrays["eulerian"] = np.zeros(
+            (count, steps, len(EULERIAN_CHANNELS), CELL, CELL), np.float16
+        )
     status = []
     for row, number in enumerate(progress(index, count, f"rasterise {out.stem}")):
         simulation = read_npz(simulations / f"{number:06d}.npz")

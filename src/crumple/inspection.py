@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crumple.dataset import ENERGY_GATE, SCALED, UNITS, Dataset, checksum
+from crumple.dataset import ENERGY_GATE, Dataset, checksum
 from crumple.errors import UserError
+from crumple.layout import SCALED, UNITS
 from crumple.progress import progress
 
 TILES = 24

@@ -87,7 +87,7 @@ def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.nda
         raise UserError(f"{design} cannot be meshed: {reason}") from reason
     result = compress(mesh.nodes, mesh.cells, config)
     save_npz(Path(out) / "simulation.npz", **result)
-    write_results(Path(out) / "simulation.npz", Path(out))
+    write_results(result, Path(out))
     if result["status"] != "ok":
         raise UserError(f"{design} was compressed in part: {result['status']}; see {out}")
     return result

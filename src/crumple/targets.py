@@ -15,12 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from crumple.errors import UserError
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 
 FACTORS = {"pa": 1e-6, "kpa": 1e-3, "mpa": 1.0, "gpa": 1e3, "%": 1e-2, "": 1.0, "-": 1.0, "1": 1.0}
-BARE_COLUMNS = {
-    11: np.array([0.002, *np.arange(0.02, 0.21, 0.02)]),  # frame strains of the paper
-    51: np.linspace(0, 0.2, 51),  # every 0.4 %
-}
+BARE_COLUMNS = {len(strain): strain for strain in (FRAME_STRAIN, CURVE_STRAIN)}
 MOST_STRESS = 1000.0  # MPa; ten times what the base material bears
 TOLERANCE = 1e-6  # strains closer than this are the same
 

@@ -31,11 +31,11 @@ from crumple import outline
 from crumple.atomic import save_text
 from crumple.config import Config, parse_config
 from crumple.errors import UserError
-from crumple.evaluation import nrmse
 from crumple.fem.compression import Simulation
 from crumple.fem.elements import shape_functions, shape_gradients
 from crumple.fem.newton import NotConverged
 from crumple.meshing import MeshFailure, gmsh_session, mesh_region
+from crumple.metrics import nrmse
 
 HHT_ALPHA = -0.41421
 FINAL_STRAIN = 0.204

@@ -11,9 +11,7 @@ from crumple.config import parse_config
 from crumple.designs import mirror
 from crumple.errors import UserError
 from crumple.inspection import describe, inspect, overview
-
-FRAME_STRAIN = np.array([0.002, *np.arange(1, 11) * 0.02]).round(6)
-CURVE_STRAIN = (np.arange(51) * 0.004).round(6)
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 
 
 def shard(path, indices, level=1.0, failed=()):

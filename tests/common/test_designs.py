@@ -7,13 +7,14 @@ from PIL import Image
 from crumple import designs
 from crumple.config import Config
 from crumple.errors import UserError
+from crumple.layout import QUARTER
 
 SETTINGS = Config().designs
 
 
 def _spectral_slope(exponent: float) -> float:
     generator = np.random.default_rng(0)
-    size = designs.SIZE
+    size = QUARTER
     spectrum = designs.amplitude(size, exponent)
     fields = [designs.gaussian_random_field(generator, spectrum) for _ in range(200)]
     power = np.mean([np.abs(np.fft.fft2(field)) ** 2 for field in fields], axis=0)

@@ -11,26 +11,26 @@ import pytest
 import zarr
 
 import synthetic
-from crumple import evaluation
+from crumple import evaluation, metrics
 from crumple.errors import UserError
 
 
 def test_nrmse_by_hand():
-    assert evaluation.nrmse(np.array([3.0, 5.0]), np.array([3.0, 4.0])) == pytest.approx(0.2)
-    assert evaluation.nrmse(np.array([3.0, 4.0]), np.array([3.0, 5.0])) == pytest.approx(
+    assert metrics.nrmse(np.array([3.0, 5.0]), np.array([3.0, 4.0])) == pytest.approx(0.2)
+    assert metrics.nrmse(np.array([3.0, 4.0]), np.array([3.0, 5.0])) == pytest.approx(
         1 / np.sqrt(34)
     )  # the reference is the second argument
 
 
 def test_nrmse_broadcasts_a_target_over_a_population():
     curves = np.array([[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
-    assert evaluation.nrmse(curves, curves[0]).tolist() == [0, 1, 1]
+    assert metrics.nrmse(curves, curves[0]).tolist() == [0, 1, 1]
 
 
 def test_field_error_is_per_step():
     reference = np.ones((3, 4, 4))
     field = reference * np.array([1.0, 1.5, 0.0])[:, None, None]
-    assert evaluation.field_error(field, reference).tolist() == [0, 0.5, 1]
+    assert metrics.field_error(field, reference).tolist() == [0, 0.5, 1]
 
 
 def test_predicted_curve_of_a_uniform_stress():
@@ -38,7 +38,7 @@ def test_predicted_curve_of_a_uniform_stress():
     strain = np.array([0.002, 0.02, 0.1, 0.2])
     cauchy = -50.0 * strain * (1 - strain)
     s22 = np.broadcast_to(cauchy[:, None, None], (4, 8, 8))
-    assert evaluation.predicted_curve(s22, strain) == pytest.approx(50 * strain)
+    assert metrics.predicted_curve(s22, strain) == pytest.approx(50 * strain)
 
 
 def test_predicted_curve_takes_out_the_offset_only():
@@ -46,7 +46,7 @@ def test_predicted_curve_takes_out_the_offset_only():
     nominal = np.array([1.0, 10.0, 30.0, 25.0])
     s22 = -(nominal * (1 - strain))[:, None, None] * np.ones((4, 6, 6))
     offset = s22 - (1 - strain)[:, None, None] * 3.0
-    curve = evaluation.predicted_curve(offset, strain)
+    curve = metrics.predicted_curve(offset, strain)
     assert curve == pytest.approx(nominal)
     assert curve[0] / strain[0] == pytest.approx(curve[1] / strain[1])
 
@@ -55,7 +55,7 @@ def test_predicted_curve_counts_the_void():
     strain = np.array([0.002, 0.02])
     s22 = np.zeros((2, 4, 4))
     s22[:, :, 0] = (-100 * strain * (1 - strain))[:, None]
-    assert evaluation.predicted_curve(s22, strain) == pytest.approx(25 * strain)
+    assert metrics.predicted_curve(s22, strain) == pytest.approx(25 * strain)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 6, 9])
@@ -105,7 +105,7 @@ def test_best_match_is_found_across_shards(chain):
     assert result["training_designs"] == len(manifest["split"]["train"])
     for row in result["targets"]:
         errors = {
-            int(index): float(evaluation.nrmse(stress, row["target_stress"]))
+            int(index): float(metrics.nrmse(stress, row["target_stress"]))
             for part in evaluation.curves(chain["dataset"], "train")
             for index, stress in zip(part.index, part.stress, strict=True)
         }
@@ -150,8 +150,8 @@ def test_designs_and_shards_that_do_not_belong_together(chain, tmp_path):
 
 def test_unknown_steps_of_a_target_do_not_count():
     target = np.array([3.0, np.nan, 4.0])
-    assert evaluation.nrmse(np.array([3.0, 99.0, 5.0]), target) == pytest.approx(0.2)
-    assert np.isnan(evaluation.nrmse(np.array([3.0, 99.0, np.nan]), target))
+    assert metrics.nrmse(np.array([3.0, 99.0, 5.0]), target) == pytest.approx(0.2)
+    assert np.isnan(metrics.nrmse(np.array([3.0, 99.0, np.nan]), target))
 
 
 def test_a_model_without_predictions_is_still_evaluated(chain, tmp_path):

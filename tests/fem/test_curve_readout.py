@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crumple import designs, evaluation
+from crumple import designs, metrics
 from crumple.config import Config
 from crumple.fem.compression import compress
 from crumple.fields import lagrangian_frames, pixel_map
@@ -25,12 +25,12 @@ def simulated(request):
 def test_predicted_curve_of_simulated_fields_is_the_simulated_curve(simulated):
     """Within 2 %: 1.4 % on average over 15 designs, the change of volume that the pixels lack."""
     result, s22 = simulated
-    curve = evaluation.predicted_curve(s22, result["frame_strain"])
-    assert evaluation.nrmse(curve, result["frame_stress"]) < 0.02
+    curve = metrics.predicted_curve(s22, result["frame_strain"])
+    assert metrics.nrmse(curve, result["frame_stress"]) < 0.02
 
 
 def test_without_the_deformed_height_it_is_not(simulated):
     """The negative control: the mean over the undeformed height misses by the strain."""
     result, s22 = simulated
     wrong = -s22.astype(np.float64).mean(axis=(-2, -1))
-    assert evaluation.nrmse(wrong, result["frame_stress"]) > 0.08
+    assert metrics.nrmse(wrong, result["frame_stress"]) > 0.08

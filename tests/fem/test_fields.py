@@ -11,6 +11,7 @@ from crumple.config import Config
 from crumple.errors import UserError
 from crumple.fem.compat import create_quadrilateral_mesh, displacement_space
 from crumple.fem.elements import shape_functions
+from crumple.layout import CELL, FRAME_STRAIN
 
 STRAINS = [0.002, 0.02, 0.04]
 
@@ -41,7 +42,7 @@ def meshed_design():
 
 def design_of(nodes, cells):
     """The pixels that are mostly solid."""
-    n = fields.PIXELS
+    n = CELL
     inside = fields.locate(nodes, cells, 5 * n).cell >= 0
     return inside.reshape(n, 5, n, 5).mean(axis=(1, 3)) > 0.5
 
@@ -212,7 +213,7 @@ def test_eulerian_frame_wraps_the_period_and_keeps_the_area(cell, solution):
 
 def simulation_file(folder, number, solution, status="ok"):
     """Write a simulation whose 11 states are multiples of a solution."""
-    factor = fields.FRAME_STRAIN / fields.FRAME_STRAIN[-1]
+    factor = FRAME_STRAIN / FRAME_STRAIN[-1]
     arrays = {
         name: factor.reshape(-1, *[1] * (solution[name].ndim - 1)) * solution[name][-1]
         for name in ("u", "cauchy", "frame_stress")
@@ -223,7 +224,7 @@ def simulation_file(folder, number, solution, status="ok"):
         status=status,
         nodes=solution["nodes"],
         cells=solution["cells"],
-        frame_strain=fields.FRAME_STRAIN,
+        frame_strain=FRAME_STRAIN,
         curve_stress=np.linspace(0, 10, 51),
         energies=np.column_stack([energies, np.zeros((51, 2))]),
         energy_names=["elastic", "plastic", "kinetic", "barrier", "opening"],

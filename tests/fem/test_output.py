@@ -45,7 +45,6 @@ def test_failed_simulation_shows_what_it_reached(simulation, tmp_path):
     failed["status"] = "not converged at a strain of 0.0150"
     failed["frame_stress"] = np.array([simulation["frame_stress"][0], np.nan])
     failed["curve_stress"] = np.array([0, 3.5, 7, np.nan, np.nan])
-    np.savez(tmp_path / "one.npz", **failed)
-    output.write_results(tmp_path / "one.npz", tmp_path / "out")
+    output.write_results(failed, tmp_path / "out")
     assert [p.name for p in sorted((tmp_path / "out").glob("*.vtu"))] == ["deformation_00.vtu"]
     assert len((tmp_path / "out/curve.csv").read_text().splitlines()) == 4

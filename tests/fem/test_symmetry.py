@@ -8,9 +8,10 @@ from crumple import dataset
 from crumple.config import parse_config
 from crumple.designs import mirror, sample
 from crumple.fem import cell as fem_cell
-from crumple.fem.compression import FRAME_STRAIN, compress
+from crumple.fem.compression import compress
 from crumple.fem.linear_solver import Mumps
 from crumple.fields import lagrangian_frames, pixel_map
+from crumple.layout import FRAME_STRAIN
 from crumple.meshing import gmsh_session, mesh_cell
 
 # rate-independent and without the imperfection, so that the symmetries are exact

@@ -13,6 +13,7 @@ from crumple.dataset import Dataset
 from crumple.diffusion import data
 from crumple.diffusion.network import Layout
 from crumple.diffusion.preconditioning import SIGMA_DATA
+from crumple.layout import pixel_height
 
 FRAMES = 11
 
@@ -38,7 +39,7 @@ def test_channels_are_mask_and_fields_in_physical_units(manifest):
     solid = dataset.read("solid", [place])[0] > 0
     assert sample.shape == (1 + FRAMES * 3, 96, 96)
     assert np.array_equal(sample[0] > 0, solid)
-    strain, y = dataset.manifest["frame_strain"], stored.pixel_height()
+    strain, y = dataset.manifest["frame_strain"], pixel_height()
     for k in range(FRAMES):
         u1, w2, s22 = sample[1 + 3 * k : 4 + 3 * k]
         assert np.array_equal(u1, frames[k, 0]) and np.array_equal(s22, frames[k, 2])
@@ -80,7 +81,7 @@ def test_symmetries_are_those_of_the_data_set(element):
     solid = rng.random((96, 96)) < 0.5
     strain = np.linspace(0.01, 0.2, FRAMES)
     frames = rng.normal(size=(FRAMES, 4, 96, 96)) * solid
-    y = stored.pixel_height()
+    y = pixel_height()
 
     def state(frames, solid):
         w2 = np.where(solid, frames[:, 1] + strain[:, None, None] * y, 0)

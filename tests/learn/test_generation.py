@@ -11,7 +11,7 @@ import torch
 import zarr
 
 import synthetic
-from crumple import evaluation
+from crumple import metrics
 from crumple.config import Config, Model
 from crumple.dataset import Dataset
 from crumple.diffusion import data, generation
@@ -69,12 +69,12 @@ def test_store(generated, settings):
 
     known = np.isfinite(goal)
     predicted = store["predicted_stress"][:]
-    curve = evaluation.predicted_curve(
+    curve = metrics.predicted_curve(
         store["frames"][:, :, 2].astype(float), np.array(store.attrs["frame_strain"])
     )
     assert np.allclose(curve, predicted, rtol=2e-2, atol=0.05)  # float16
     for row in range(4):
-        error = evaluation.nrmse(predicted[row, known[row]], goal[row, known[row]])
+        error = metrics.nrmse(predicted[row, known[row]], goal[row, known[row]])
         assert store["predicted_nrmse"][row] == pytest.approx(error, rel=1e-5)
     assert sorted(store["rank"][:2].tolist()) == sorted(store["rank"][2:].tolist()) == [0, 1]
 

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from crumple.atomic import atomic_path, save_text
 from crumple.config import Model
-from crumple.dataset import Dataset, pixel_height
+from crumple.dataset import Dataset
 from crumple.diffusion.network import Layout
 from crumple.diffusion.preconditioning import SIGMA_DATA
 from crumple.errors import UserError
+from crumple.layout import CELL, CHANNELS, EULERIAN_CHANNELS, pixel_height
 from crumple.progress import progress
 
-SIZE = 96
 STORED = {
-    "lagrangian": ("frames", ("u1", "u2", "s22", "mises")),
-    "eulerian": ("eulerian", ("solid", "s22", "mises")),
+    "lagrangian": ("frames", CHANNELS),
+    "eulerian": ("eulerian", EULERIAN_CHANNELS),
 }
 # Bits of an element of the symmetry group of order 8 (H: x -> 1-x, V: y -> 1-y, S: x -> x + 1/2).
 H, V, S = 1, 2, 4
@@ -230,7 +230,7 @@ def read_sample(dataset: Dataset, model: Model, place: Sequence[int]) -> np.ndar
                 fields.append(np.where(solid > 0, w2, 0))
             else:
                 fields.append(frames[:, stored.index(field)])
-        channels.append(np.stack(fields, axis=1).reshape(-1, SIZE, SIZE).astype(np.float16))
+        channels.append(np.stack(fields, axis=1).reshape(-1, CELL, CELL).astype(np.float16))
     return np.concatenate(channels)
 
 

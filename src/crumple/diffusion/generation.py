@@ -17,19 +17,17 @@ from torch import Tensor
 from crumple import __version__, seeds
 from crumple.atomic import resumable_folder, save_npz
 from crumple.config import Config, Generation, stage_settings
-from crumple.dataset import UNITS, pixel_height
 from crumple.designs import mirror
-from crumple.diffusion.data import SIZE, Normalisation
+from crumple.diffusion.data import Normalisation
 from crumple.diffusion.model import TrainedModel, load_model
 from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
 from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
-from crumple.evaluation import nrmse, predicted_curve
+from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, UNITS, pixel_height
+from crumple.metrics import nrmse, predicted_curve
 from crumple.progress import progress
 from crumple.targets import Targets, read_targets
 from crumple.topology import design_from_fields, read_designs
-
-CHANNELS = ("u1", "u2", "s22")
 
 
 def sample(
@@ -124,7 +122,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
                 "version": 1,
                 "crumple": __version__,
                 "units": UNITS,
-                "channels": list(CHANNELS),
+                "channels": list(GENERATED_CHANNELS),
                 "frame_strain": list(model.normalisation.curve_strain),
                 "target_names": targets.names,
                 "guidance": settings.guidance,
@@ -150,7 +148,7 @@ def _candidates(
         model,
         torch.tensor(targets.stress[target], dtype=torch.float32, device=device),
         torch.tensor(targets.known[target], device=device),
-        torch.stack([layout.noise(SIZE, s, device) for s in seed]),
+        torch.stack([layout.noise(CELL, s, device) for s in seed]),
         config.generation,
     )
     physical = physical.float().cpu().numpy()
@@ -203,7 +201,7 @@ def read_sample(
     strain = np.array(normalisation.frame_strain)
     steps = np.searchsorted(normalisation.curve_strain, strain - 1e-9)
     shape = (len(physical), len(normalisation.curve_strain))
-    frames = np.full((*shape, 3, *physical.shape[-2:]), np.nan, np.float32)
+    frames = np.full((*shape, len(GENERATED_CHANNELS), CELL, CELL), np.nan, np.float32)
     curve = np.full(shape, np.nan)
     by_name = {name: fields[:, :, i] for i, name in enumerate(names)}
     if "w2" in by_name:
@@ -222,7 +220,7 @@ def read_sample(
         stress = -s22.mean(axis=(-2, -1)) / (1 - strain)
         curve[:, steps] = predicted_curve(s22, strain) if len(strain) > 1 else stress
     if normalisation.reference_frame == "lagrangian":
-        for channel, name in enumerate(CHANNELS):
+        for channel, name in enumerate(GENERATED_CHANNELS):
             if name in by_name:
                 frames[:, steps, channel] = by_name[name] * (mask > 0.5)[:, None]
     return mask, frames, curve
@@ -240,7 +238,7 @@ def quarters_from_fields(physical: np.ndarray, normalisation: Normalisation) -> 
     """
     names = list(normalisation.fields)
     if not names or normalisation.reference_frame == "eulerian":
-        return np.zeros((len(physical), 48, 48), np.uint8)
+        return np.zeros((len(physical), QUARTER, QUARTER), np.uint8)
     fields = normalisation.layout.split(torch.from_numpy(physical))[1].numpy()
     if "u2" in names:
         fields = fields[:, :, [names.index("u2")]]

@@ -23,9 +23,8 @@ from crumple.fem.elements import Moduli
 from crumple.fem.material import hardening_table
 from crumple.fem.newton import Newton, NotConverged
 from crumple.fem.potential import IncrementalPotential
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 
-CURVE_STRAIN = np.round(np.arange(51) * 0.004, 6)
-FRAME_STRAIN = np.round(np.append(0.002, np.arange(1, 11) * 0.02), 6)
 ENERGIES = (
     "work", "elastic", "plastic", "viscous", "friction", "kinetic", "barrier", "opening"
 )  # fmt: skip
@@ -253,8 +252,8 @@ def compress(nodes: np.ndarray, cells: np.ndarray, config: Config) -> dict[str, 
         "cauchy": np.full((frames, len(cells), 4, 4), np.nan, np.float32),
         "equivalent_plastic_strain": np.full((frames, len(cells), 4), np.nan, np.float32),
         "curve_strain": CURVE_STRAIN,
-        "curve_stress": np.full(51, np.nan),
-        "energies": np.full((51, len(simulation.energies)), np.nan),
+        "curve_stress": np.full(len(CURVE_STRAIN), np.nan),
+        "energies": np.full((len(CURVE_STRAIN), len(simulation.energies)), np.nan),
         "energy_names": np.array(list(simulation.energies)),
     }
     result["curve_stress"][0] = 0.0

@@ -19,6 +19,7 @@ import math
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 JIT = {"cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "reassoc"}}
 SMALLEST_STRETCH = 1e-6
@@ -223,3 +224,9 @@ def add_tangent(tangent, scale, e, h, f, g, rot, refl, a11, a22, a12, twist, fli
         w = two_flip * qg[i]
         for j in range(i, 4):
             tangent[i, j] += x * qe[j] + y * qf[j] + z * qh[j] + w * qg[j]
+
+
+def von_mises(cauchy: NDArray) -> NDArray:
+    """Return the von Mises stress (...) of plane-strain stresses (..., 4) = s11, s22, s12, s33."""
+    s11, s22, s12, s33 = np.moveaxis(np.asarray(cauchy, np.float64), -1, 0)
+    return np.sqrt(((s11 - s22) ** 2 + (s22 - s33) ** 2 + (s33 - s11) ** 2) / 2 + 3 * s12**2)

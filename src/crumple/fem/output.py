@@ -12,26 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple.atomic import atomic_path, save_text
-from crumple.fields import read_npz, von_mises
+from crumple.fem.material import von_mises
 from crumple.plotting import simulation_figure
 
 SERIES, CURVE, PICTURE = "deformation.pvd", "curve.csv", "overview.png"
 
 
-def write_results(simulation: Mapping[str, NDArray] | str | Path, out: Path) -> None:
+def write_results(simulation: Mapping[str, NDArray], out: Path) -> None:
     """Write curve, fields and picture of one simulation into a folder.
 
     Parameters
     ----------
     simulation
-        Arrays of a simulation (``crumple.fem.compression.compress``) or the npz file with them.
+        Arrays of a simulation (``crumple.fem.compression.compress``).
     out
         Folder; gets ``curve.csv``, ``overview.png``, ``deformation.pvd`` (open this in ParaView)
         and one ``deformation_NN.vtu`` per saved strain. After a failure only the states that
         were reached are written.
     """
-    if isinstance(simulation, str | Path):
-        simulation = read_npz(Path(simulation))
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     reached = np.isfinite(simulation["frame_stress"])

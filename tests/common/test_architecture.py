@@ -1,0 +1,112 @@
+"""Data flows one way: what a module of the package may import, read from its source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "src" / "crumple"
+SHARED = 0  # what every stage may import
+ORDER = {  # modules by the stage that they belong to; a package stands for all in it
+    **dict.fromkeys(
+        (
+            "__init__",
+            "atomic",
+            "config",
+            "errors",
+            "layout",
+            "metrics",
+            "plotting",
+            "progress",
+            "provenance",
+            "readers",
+            "seeds",
+        ),
+        SHARED,
+    ),
+    "designs": 1,
+    "outline": 2,
+    "meshing": 2,
+    "fem": 3,
+    "simulation": 4,
+    "verification": 4,
+    "dataset": 5,
+    "fields": 6,
+    "inspection": 6,
+    "targets": 7,
+    "topology": 7,
+    "candidates": 8,
+    "diffusion": 9,
+    "evaluation": 10,
+    "report": 11,
+    "cli": 12,
+    "__main__": 13,
+}
+FOREIGN = {  # packages that only some modules know of
+    "torch": {"diffusion"},
+    "accelerate": {"diffusion"},
+    "safetensors": {"diffusion"},
+    "dolfinx": {"fem"},
+    "petsc4py": {"fem"},
+    "ipctk": {"fem"},
+    "gmsh": {"meshing"},
+    "jinja2": {"report"},
+}
+
+
+def imports(source: str) -> set[str]:
+    """Return the full names of all modules that a source imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def stage(module: str) -> str:
+    """Return the part of the package that ``crumple.x.y`` belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in ORDER else "__init__"
+
+
+def violations(where: str, source: str) -> list[str]:
+    """Return what the source of a part of the package imports and must not."""
+    wrong = []
+    for name in sorted(imports(source)):
+        top = name.split(".")[0]
+        if where not in FOREIGN.get(top, {where}):
+            wrong.append(f"{where} imports {top}")
+        if top == "crumple" and ORDER[stage(name)] > ORDER[where]:
+            wrong.append(f"{where} imports {name}, which comes later")
+    return wrong
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_no_module_imports_a_later_stage(path):
+    assert part(path) in ORDER, f"say in ORDER which stage {path.name} belongs to"
+    assert violations(part(path), path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("fem", "import torch"),
+        ("diffusion", "from dolfinx import mesh"),
+        ("fem", "from crumple.fields import von_mises"),
+        ("diffusion", "def f():\n    from crumple.evaluation import nrmse"),
+        ("verification", "from crumple import evaluation"),
+        ("report", "import crumple.cli"),
+    ],
+)
+def test_control_what_was_wrong_is_found(where, source):
+    assert violations(where, source)
+    assert not violations(where, "import numpy\nfrom crumple.errors import UserError")

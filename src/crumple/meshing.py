@@ -221,7 +221,7 @@ def mesh_shard(config: Config, designs: Path, out: Path) -> None:
     with np.load(designs) as file:
         index, quarters = file["index"], file["quarter"]
         status = file["status"] if "status" in file else np.full(len(index), "ok")
-    key = {"mesh": config.mesh.model_dump(), "designs": fingerprint([designs])}
+    key = {"stage": "mesh", "mesh": config.mesh.model_dump(), "designs": fingerprint([designs])}
     steps = list(zip(index, quarters, status, strict=True))
     with resumable_folder(out, key) as folder, gmsh_session():
         for i, quarter, reason in progress(steps, len(steps), f"mesh {Path(designs).stem}"):

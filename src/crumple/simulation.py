@@ -41,6 +41,7 @@ def simulate_shard(config: Config, meshes: Path, out: Path) -> None:
     if not files:
         raise UserError(f"there are no meshes in {meshes}: run `crumple mesh` first")
     key = {
+        "stage": "simulate",
         "config": config.model_dump(include={"material", "contact", "loading"}),
         "meshes": fingerprint(files),
     }

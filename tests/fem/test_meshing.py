@@ -325,7 +325,7 @@ def test_poor_elements_are_a_failure():
 def test_a_shard_has_a_file_with_a_status_per_design(shard, tmp_path):
     out = tmp_path / "meshes"
     meshing.mesh_shard(Config(mesh={"element_size": 0.03}), shard, out)
-    found = {path.name: np.load(path) for path in sorted(out.iterdir())}
+    found = {path.name: np.load(path) for path in sorted(out.glob("*.npz"))}
     assert list(found) == ["000004.npz", "000005.npz", "000006.npz", "000007.npz"]
     status = [str(file["status"]) for file in found.values()]
     assert status[0] == status[3] == "ok"
@@ -355,17 +355,18 @@ def test_an_interrupted_shard_continues(shard, tmp_path, monkeypatch):
     written = first.stat().st_mtime_ns
     monkeypatch.setattr(meshing, "mesh_cell", mesh_cell)
     meshing.mesh_shard(config, shard, out)
-    assert len(list(out.iterdir())) == 4
+    assert len(list(out.glob("*.npz"))) == 4
     assert (out / first.name).stat().st_mtime_ns == written
 
 
 def test_commands_sample_and_mesh(tmp_path):
-    config = '{"designs": {"count": 3, "shard_size": 2}, "mesh": {"element_size": 0.03}}'
+    config = tmp_path / "config.yaml"
+    config.write_text("designs: {count: 3, shard_size: 2}\nmesh: {element_size: 0.03}")
     sampled, meshed = tmp_path / "0001.npz", tmp_path / "0001"
-    common = ["--config", config, "--out"]
+    common = ["--config", str(config), "--out"]
     assert cli.main(["sample", "--shard", "1", *common, str(sampled)]) == 0
     assert cli.main(["mesh", "--designs", str(sampled), *common, str(meshed)]) == 0
-    assert [path.name for path in meshed.iterdir()] == ["000002.npz"]
+    assert [path.name for path in meshed.glob("*.npz")] == ["000002.npz"]
     assert cli.main(["mesh", "--designs", str(tmp_path / "none"), *common, str(meshed)]) == 1
 
 

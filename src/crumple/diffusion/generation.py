@@ -15,7 +15,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from crumple import __version__, seeds
-from crumple.atomic import resumable_folder, save_npz
+from crumple.atomic import resumable_folder, save_npz, scratch
 from crumple.config import Config, Generation, stage_settings
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
@@ -100,14 +100,14 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
     precision = mixed_precision("auto", state.device.type)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
     key = {
+        "stage": "generate",
         "settings": stage_settings(config, "generate"),
         "model": (model_folder / "config.json").read_text(),
         "targets": [targets.names, targets.stress.tolist(), targets.known.tolist()],
     }
     main = state.is_main_process
-    partial = out.with_name(out.name + ".partial")
     start = time.monotonic()
-    with resumable_folder(out, key) if main else nullcontext(partial) as folder:
+    with resumable_folder(out, key) if main else nullcontext(scratch(out)) as folder:
         state.wait_for_everyone()
         mine = range(state.process_index, len(batches), state.num_processes)
         for number in progress(mine, len(mine), "generate", "part") if main else mine:

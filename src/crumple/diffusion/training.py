@@ -30,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from crumple import seeds
-from crumple.atomic import atomic_path, resumable_folder, save_text
+from crumple.atomic import atomic_path, resumable_folder, save_text, scratch
 from crumple.config import Config, Training, stage_settings
 from crumple.dataset import Dataset
 from crumple.diffusion.data import Samples, build_cache, load_samples, symmetries
@@ -229,13 +229,13 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
     )
     manifest = dataset.manifest
     key = {
+        "stage": "train",
         "settings": stage_settings(config, "train"),
         "precision": precision,
         "data": [manifest["split"], manifest["shards"]],
     }
     main = accelerator.is_main_process
-    partial = out.with_name(out.name + ".partial")
-    with resumable_folder(out, key) if main else nullcontext(partial) as folder:
+    with resumable_folder(out, key) if main else nullcontext(scratch(out)) as folder:
         cache = folder / "cache"
         if main:
             build_cache(dataset, config.model, cache)

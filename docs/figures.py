@@ -22,11 +22,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from PIL import Image
 
-from crumple.dataset import Dataset, open_shard
+from crumple.candidates import join, open_candidates
+from crumple.dataset import Dataset
 from crumple.report import spread_samples, stress_limit
 from crumple.report.bodies import Body, body
 from crumple.report.page import STOPS, percent, title
-from crumple.topology import MASK_LEVEL, open_generated
+from crumple.topology import MASK_LEVEL
 
 INK, SOFT, WASH = "#1c2127", "#5b646e", "#c9c6bd"
 PREDICTED, FE, MATCH = "#2d6a9f", "#c2502b", "#9aa1a8"
@@ -140,8 +141,10 @@ def draw_targets(results: Path, count: int) -> plt.Figure:
     strain = np.array(evaluation["frame_strain"])
     frames = [int(np.abs(strain - s).argmin()) for s in SHOWN_STRAINS]
     rows = [row for row in evaluation["targets"] if row["fe_best"] is not None][:count]
-    verified = dict(simulated_frames(results))
-    store = open_generated(results / "generated.zarr")
+    store = open_candidates(results / "generated.zarr")
+    designs = sorted((results / "verified" / "designs").glob("*.npz"))
+    shards = [results / "verified" / "shards" / f"{path.stem}.zarr" for path in designs]
+    verified = {v.candidate: v for v in join(store, designs, shards)}
     figure = plt.figure(figsize=(11, 2.75 * len(rows)))
     grid = figure.add_gridspec(len(rows), 2, width_ratios=(1, 2.3), wspace=0.09, hspace=0.3)
     for number, row in enumerate(rows):
@@ -154,7 +157,9 @@ def draw_targets(results: Path, count: int) -> plt.Figure:
         draw_curves(axes, strain, row, candidate)
         if row is rows[-1]:
             axes.set_xlabel("applied strain, %")
-        solid, fe = verified[candidate["candidate"]]
+        simulated = verified[candidate["candidate"]]
+        solid = simulated.shard["solid"][simulated.row]
+        fe = simulated.shard["frames"][simulated.row, :, :3]
         predicted = store["frames"][candidate["candidate"], :, :3]
         mask = store["mask"][candidate["candidate"]] > MASK_LEVEL
         limit = stress_limit(fe[:, 2])
@@ -220,15 +225,6 @@ def draw_body(axes: Axes, moving: Body, frame: int, strain: float, limit: float)
     axes.set(xlim=(-0.25, 1.25), ylim=(-0.02, 1.02), aspect="equal")
     axes.axis("off")
     return drawing
-
-
-def simulated_frames(results: Path):
-    """Yield candidate, solid and (u1, u2, sigma_22) frames of the simulated designs."""
-    for designs in sorted((results / "verified" / "designs").glob("*.npz")):
-        shard = open_shard(results / "verified" / "shards" / f"{designs.stem}.zarr")
-        with np.load(designs) as file:
-            for row, candidate in enumerate(file["candidate"]):
-                yield int(candidate), (shard["solid"][row], shard["frames"][row, :, :3])
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import zarr
 
+from crumple import candidates as candidates_store
 from crumple import dataset, designs, evaluation, metrics, report, topology
 from crumple.config import Config
-from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, GENERATED_CHANNELS
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 
 
 def curve(stiffness: float, softening: float, strain: np.ndarray) -> np.ndarray:
@@ -95,36 +96,20 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
             frames.append(fields(quarter + (not quarter.any()), predicted[-1], 0.3)[:, :3])
             number.append(t)
     target_stress = np.array(list(targets.values()))[number]
-    error = metrics.nrmse(np.array(predicted), target_stress)
-    rank = [
-        int((error[np.array(number) == t] < e).sum()) for t, e in zip(number, error, strict=True)
-    ]
-    store = zarr.open_group(path, mode="w")
-    store.attrs.update(
-        {
-            "format": "crumple-generated",
-            "version": 1,
-            "frame_strain": FRAME_STRAIN.tolist(),
-            "channels": list(GENERATED_CHANNELS),
-            "target_names": list(targets),
-        }
-    )
-    arrays = {
+    columns = {
         "frames": np.array(frames, np.float16),
         "mask": np.array([designs.mirror(q) for q in quarters], np.float16),
         "predicted_stress": np.array(predicted, np.float32),
         "target_stress": target_stress.astype(np.float32),
         "target": np.array(number, np.int32),
-        "predicted_nrmse": error.astype(np.float32),
-        "rank": np.array(rank, np.int32),
+        "predicted_nrmse": metrics.nrmse(np.array(predicted), target_stress).astype(np.float32),
         "quarter": np.array(quarters, np.uint8),
         "quarter_fields": np.array([topology.design_from_fields(f[:, 1:2]) for f in frames]),
+        "status": np.array([topology.acceptance(q, settings) for q in quarters]),
         "seed": np.arange(len(number)),
     }
-    for name, values in arrays.items():
-        store.create_array(name, data=values)
-    status = ["ok" if q.any() else "no solid" for q in quarters]
-    store.create_array("status", shape=(len(status),), dtype=str)[:] = np.array(status, object)
+    attributes = {"frame_strain": FRAME_STRAIN.tolist(), "target_names": list(targets)}
+    candidates_store.write_candidates(path, columns, attributes)
 
 
 def write_verified(design_path: Path, generated: Path, out: Path, factors, status) -> None:
@@ -167,7 +152,7 @@ def write_chain(folder: Path, candidates: int = 3) -> dict[str, Path]:
         "model": folder / "model",
     }
     write_generated(paths["generated"], targets, candidates)
-    topology.extract(paths["generated"], config, 0, paths["designs"])
+    candidates_store.extract(paths["generated"], config, 0, paths["designs"])
     factors = [1.2, 1.1, 0.7, 1.0, 0.9, 1.05]
     status = ["ok", "ok", "not meshable: gmsh gave up", "ok", "ok", "ok"]
     write_verified(paths["designs"], paths["generated"], paths["shard"], factors, status)

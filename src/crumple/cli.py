@@ -121,7 +121,7 @@ def _add_extract(commands) -> None:
 
 
 def _extract(args: argparse.Namespace) -> None:
-    from crumple.topology import extract
+    from crumple.candidates import extract
 
     extract(args.generated, _settings(args), args.shard, args.out)
 

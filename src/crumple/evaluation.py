@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crumple.atomic import atomic_path, save_text
+from crumple.candidates import Verified, join, open_candidates
 from crumple.dataset import Dataset, open_shard, read_manifest
 from crumple.errors import UserError
 from crumple.layout import CHANNELS
 from crumple.metrics import field_error, nrmse
-from crumple.topology import open_generated
 
 HELD_OUT = "heldout_"  # prefix of the names of targets that are responses of the validation split
 S22 = CHANNELS.index("s22")  # in generated frames too
@@ -141,49 +141,6 @@ def training_baseline(manifest_path: Path, targets: np.ndarray) -> Baseline:
     return Baseline(np.concatenate(errors), np.array(index), np.array(stress))
 
 
-class Verified(NamedTuple):
-    """Finite-element result of one candidate."""
-
-    index: int  # number of the design among the verified ones
-    status: str  # ok, or the kind of failure and the reason
-    stress: np.ndarray | None  # (frames,) effective stress, MPa
-    s22: np.ndarray | None  # (frames, 96, 96) MPa
-
-
-def verified_results(
-    designs: Iterable[Path], shards: Iterable[Path]
-) -> Iterator[tuple[int, Verified]]:
-    """Read the simulations of extracted designs.
-
-    Parameters
-    ----------
-    designs, shards
-        Files of ``crumple extract`` and the shards made from them, in the same order.
-
-    Yields
-    ------
-    candidate : int
-        Row of the candidate in the generated store.
-    result : Verified
-    """
-    for design_path, shard_path in zip(designs, shards, strict=True):
-        store = open_shard(shard_path)
-        with np.load(design_path) as design:
-            candidate, index, status = design["candidate"], design["index"], design["status"]
-        if not np.array_equal(index, store["index"][:]):
-            raise UserError(f"{shard_path} holds other designs than {design_path}: run it anew")
-        for row, simulated in enumerate(str(text) for text in store["status"][:]):
-            if status[row] != "ok":
-                result = Verified(int(index[row]), f"not acceptable: {status[row]}", None, None)
-            elif simulated != "ok":
-                result = Verified(int(index[row]), simulated, None, None)
-            else:
-                stress = store["frame_stress"][row].astype(float)
-                s22 = store["frames"][row, :, S22].astype(np.float32)
-                result = Verified(int(index[row]), "ok", stress, s22)
-            yield int(candidate[row]), result
-
-
 def evaluate(
     generated: Path, manifest_path: Path, designs: Sequence[Path], shards: Sequence[Path], out: Path
 ) -> None:
@@ -203,19 +160,19 @@ def evaluate(
         of the pixels that both read-outs of :mod:`crumple.topology` find alike, empty where the
         fields show no design.
     """
-    store = open_generated(generated)
+    store = open_candidates(generated)
     names = list(store.attrs["target_names"])
     target = store["target"][:]
     target_stress = store["target_stress"][:].astype(float)
     targets = np.array([target_stress[target == number][0] for number in range(len(names))])
     candidates = _generated_rows(store, names)
-    for candidate, result in verified_results(designs, shards):
-        predicted_s22 = store["frames"][candidate, :, S22].astype(np.float32)
-        candidates[candidate] |= _verified_columns(
-            result,
-            target_stress[candidate],
-            candidates[candidate]["predicted_stress"],
-            predicted_s22,
+    for verified in join(store, designs, shards):
+        row = verified.candidate
+        candidates[row] |= _verified_columns(
+            verified,
+            target_stress[row],
+            candidates[row]["predicted_stress"],
+            store["frames"][row, :, S22].astype(np.float32),
         )
     baseline = training_baseline(manifest_path, targets)
     rows = [
@@ -273,20 +230,22 @@ def _generated_rows(store: Any, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _verified_columns(
-    result: Verified, target: np.ndarray, predicted: np.ndarray, predicted_s22: np.ndarray
+    verified: Verified, target: np.ndarray, predicted: np.ndarray, predicted_s22: np.ndarray
 ) -> dict[str, Any]:
     """Return the columns that the simulation of a candidate adds."""
-    if result.stress is None:
-        return {"index": result.index, "verified": result.status}
-    errors = field_error(predicted_s22, result.s22)
+    if verified.status != "ok":
+        return {"index": verified.index, "verified": verified.status}
+    stress = verified.shard["frame_stress"][verified.row].astype(float)
+    s22 = verified.shard["frames"][verified.row, :, S22].astype(np.float32)
+    errors = field_error(predicted_s22, s22)
     return {
-        "index": result.index,
+        "index": verified.index,
         "verified": "ok",
-        "nrmse_fe_target": float(nrmse(result.stress, target)),
-        "nrmse_predicted_fe": float(nrmse(predicted, result.stress)),
+        "nrmse_fe_target": float(nrmse(stress, target)),
+        "nrmse_predicted_fe": float(nrmse(predicted, stress)),
         "field_error_mean": float(errors.mean()),
         "field_errors": errors,
-        "fe_stress": result.stress,
+        "fe_stress": stress,
     }
 
 

@@ -1,4 +1,4 @@
-"""From sampled fields to a binary design: the two read-outs, and the designs to verify.
+"""From sampled fields to a binary design: two read-outs, and whether the result is acceptable.
 
 A design is its upper left quarter (48, 48), 1 solid, row 0 at the top. Both read-outs end in the
 acceptance rules that random designs have to meet (:mod:`crumple.designs`).
@@ -6,23 +6,18 @@ acceptance rules that random designs have to meet (:mod:`crumple.designs`).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import zarr
 from scipy import ndimage
 
 from crumple import config as cfg
 from crumple import designs
-from crumple.atomic import save_npz
-from crumple.errors import UserError
 
 MASK_LEVEL = 0.5
 # In pixels. Noise of single pixels goes, walls of one pixel stay; of held-out random designs one
 # pixel in 100,000 changes.
 MASK_BLUR = 0.65
-GENERATED_FORMAT = "crumple-generated"
 
 
 def mirror_average(image: np.ndarray) -> np.ndarray:
@@ -158,88 +153,3 @@ def read_designs(mask: np.ndarray, settings: cfg.Designs) -> Readout:
     """
     quarters = [design_from_mask(sample) for sample in mask]
     return Readout(np.array(quarters), np.array([acceptance(q, settings) for q in quarters]))
-
-
-def select(target: np.ndarray, rank: np.ndarray, status: np.ndarray, verify: int) -> np.ndarray:
-    """Choose the candidates to simulate, by what is known before any simulation.
-
-    Within a target the acceptable designs come first, each group by its predicted error; a target
-    with fewer than ``verify`` acceptable designs keeps its best others, so that they are counted
-    as failures with their reason.
-
-    Parameters
-    ----------
-    target, rank, status
-        ``(n,)`` target number, rank of the predicted error within the target, read-out status.
-    verify
-        Candidates per target.
-
-    Returns
-    -------
-    ndarray
-        ``(targets, verify)`` rows of the candidates, targets ascending.
-    """
-    order = np.lexsort((rank, status != "ok", target))
-    _, first, count = np.unique(target[order], return_index=True, return_counts=True)
-    if count.min() < verify:
-        raise UserError(
-            f"{count.min()} candidates per target were generated, but {verify} are to be verified: "
-            "lower evaluation.verify or generate more"
-        )
-    return order[first[:, None] + np.arange(verify)]
-
-
-def open_generated(path: Path) -> zarr.Group:
-    """Open the candidates that ``crumple generate`` wrote, for reading."""
-    try:
-        store = zarr.open_group(path, mode="r")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} holds no generated candidates: run generate again") from error
-    if store.attrs.get("format") != GENERATED_FORMAT:
-        raise UserError(f"{path} was not written by `crumple generate`")
-    return store
-
-
-def extract(generated: Path, settings: cfg.Config, shard: int, out: Path) -> None:
-    """Write one shard of the designs to verify, in the format of the random designs.
-
-    The index of a design is ``target * verify + place``. Beyond the arrays of a random shard the
-    file says where a design comes from: ``target``, ``candidate`` (row in ``generated``), ``rank``
-    and ``status`` of the read-out.
-
-    Parameters
-    ----------
-    generated
-        Candidates, as ``crumple generate`` writes them.
-    settings
-        Of the run; ``evaluation.verify`` and ``designs.shard_size`` count here.
-    shard
-        Number of the shard; shards follow the index.
-    out
-        The ``.npz`` to write.
-    """
-    store = open_generated(generated)
-    target, rank = store["target"][:], store["rank"][:]
-    status = np.array([str(reason) for reason in store["status"][:]])
-    chosen = select(target, rank, status, settings.evaluation.verify).ravel()
-    start = shard * settings.designs.shard_size
-    index = np.arange(start, min(start + settings.designs.shard_size, len(chosen)))
-    if len(index) == 0:
-        raise UserError(
-            f"{generated} gives {len(chosen)} designs to verify, so there is no shard {shard}"
-        )
-    rows = chosen[index]
-    quarter = store["quarter"][:][rows]
-    save_npz(
-        out,
-        index=index.astype(np.int64),
-        quarter=quarter,
-        seed=store["seed"][:][rows],
-        threshold=np.full(len(rows), MASK_LEVEL),
-        solid_fraction=quarter.mean(axis=(1, 2)),
-        tries=np.ones(len(rows), np.int64),
-        target=target[rows],
-        candidate=rows,
-        rank=rank[rows],
-        status=status[rows],
-    )

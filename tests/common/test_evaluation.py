@@ -139,15 +139,6 @@ def test_held_out_targets_are_the_validation_curves(chain, tmp_path):
         evaluation.write_held_out_targets(chain["dataset"], 100, tmp_path / "more.csv")
 
 
-def test_designs_and_shards_that_do_not_belong_together(chain, tmp_path):
-    with np.load(chain["designs"]) as design:
-        arrays = dict(design)
-    arrays["index"] = arrays["index"] + 1
-    np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(UserError, match="other designs"):
-        list(evaluation.verified_results([tmp_path / "other.npz"], [chain["shard"]]))
-
-
 def test_unknown_steps_of_a_target_do_not_count():
     target = np.array([3.0, np.nan, 4.0])
     assert metrics.nrmse(np.array([3.0, 99.0, 5.0]), target) == pytest.approx(0.2)

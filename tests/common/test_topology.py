@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-import zarr
 
 from crumple import designs, topology
-from crumple.config import Config, Designs
-from crumple.errors import UserError
+from crumple.config import Designs
 
 
 @pytest.fixture
@@ -125,45 +123,3 @@ def test_read_designs_of_a_batch(quarter):
     readout = topology.read_designs(masks, Designs())
     assert np.array_equal(readout.quarter[0], quarter)
     assert readout.status[0] == "ok" and "no solid" in readout.status[1]
-
-
-def test_selection_prefers_acceptable_designs_and_keeps_the_failures():
-    target = np.array([0, 0, 0, 1, 1, 1])
-    rank = np.array([2, 0, 1, 1, 0, 2])
-    status = np.array(["ok", "empty", "ok", "short", "empty", "ok"])
-    assert topology.select(target, rank, status, 2).tolist() == [[2, 0], [5, 4]]
-    with pytest.raises(UserError, match="evaluation.verify"):
-        topology.select(target, rank, status, 4)
-
-
-def test_extract_writes_shards_of_designs(tmp_path, quarter):
-    store = zarr.open_group(tmp_path / "generated.zarr", mode="w")
-    store.attrs["format"] = topology.GENERATED_FORMAT
-    arrays = {
-        "target": np.repeat([0, 1, 2], 2).astype(np.int32),
-        "rank": np.array([1, 0, 0, 1, 0, 1], np.int32),
-        "quarter": np.stack([quarter] * 5 + [quarter * 0]),
-        "seed": np.arange(6),
-    }
-    for name, values in arrays.items():
-        store.create_array(name, data=values)
-    status = store.create_array("status", shape=(6,), dtype=str)
-    status[:] = np.array(["ok"] * 5 + ["no solid"], object)
-    settings = Config.model_validate({"evaluation": {"verify": 2}, "designs": {"shard_size": 4}})
-    topology.extract(tmp_path / "generated.zarr", settings, 1, tmp_path / "0001.npz")
-    with np.load(tmp_path / "0001.npz") as shard:
-        assert shard["index"].tolist() == [4, 5]
-        assert shard["candidate"].tolist() == [4, 5]
-        assert shard["status"].tolist() == ["ok", "no solid"]
-        assert np.array_equal(shard["quarter"][0], quarter)
-    with pytest.raises(UserError, match="no shard 2"):
-        topology.extract(tmp_path / "generated.zarr", settings, 2, tmp_path / "0002.npz")
-    assert not (tmp_path / "0002.npz").exists()
-
-
-def test_what_is_not_a_store_of_candidates(tmp_path):
-    with pytest.raises(UserError, match="nothing.zarr"):
-        topology.open_generated(tmp_path / "nothing.zarr")
-    zarr.open_group(tmp_path / "other.zarr", mode="w")
-    with pytest.raises(UserError, match="crumple generate"):
-        topology.open_generated(tmp_path / "other.zarr")

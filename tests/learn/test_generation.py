@@ -209,11 +209,6 @@ def test_guidance_and_noise_matter_and_a_repeat_is_equal(settings, model_folder)
     assert draw(sampler="heun").shape == noise.shape
 
 
-def test_rank():
-    rank = generation.rank_within(np.array([0, 0, 0, 1, 1]), np.array([0.3, np.nan, 0.1, 0.2, 0.2]))
-    assert rank.tolist() == [1, 2, 0, 0, 1]
-
-
 def test_what_is_no_model_is_one_sentence(model_folder, tmp_path):
     with pytest.raises(UserError, match="is not a trained model"):
         load_model(tmp_path)

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from accelerate import PartialState
 from torch import Tensor
 
 from crumple import __version__, seeds
 from crumple.atomic import resumable_folder, save_npz, scratch
+from crumple.candidates import write_candidates
 from crumple.config import Config, Generation, stage_settings
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
@@ -23,7 +23,7 @@ from crumple.diffusion.model import TrainedModel, load_model
 from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
 from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
-from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, UNITS, pixel_height
+from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve
 from crumple.progress import progress
 from crumple.targets import Targets, read_targets
@@ -118,11 +118,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
         state.wait_for_everyone()
         if main:
             attributes = {
-                "format": "crumple-generated",
-                "version": 1,
                 "crumple": __version__,
-                "units": UNITS,
-                "channels": list(GENERATED_CHANNELS),
                 "frame_strain": list(model.normalisation.curve_strain),
                 "target_names": targets.names,
                 "guidance": settings.guidance,
@@ -254,35 +250,6 @@ def _assemble(folder: Path, parts: int, attributes: dict[str, Any]) -> None:
             for name in part.files:
                 columns.setdefault(name, []).append(part[name])
     arrays = {name: np.concatenate(values) for name, values in columns.items()}
-    arrays["rank"] = rank_within(arrays["target"], arrays["predicted_nrmse"])
-    store = zarr.open_group(folder, mode="a", zarr_format=3)
-    for name, values in arrays.items():
-        text = values.dtype.kind in "UT"
-        array = store.create_array(
-            name,
-            shape=values.shape,
-            dtype=str if text else values.dtype,
-            chunks=(1, *values.shape[1:]) if values.ndim > 2 else values.shape,
-            overwrite=True,
-        )
-        array[...] = values.astype(object) if text else values
-    store.attrs.update(attributes)
+    write_candidates(folder, arrays, attributes)
     for path in paths:
         path.unlink()
-
-
-def rank_within(target: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return the rank of each candidate within its target: 0 has the smallest predicted error.
-
-    Parameters
-    ----------
-    target
-        ``(n,)`` target number.
-    error
-        ``(n,)`` predicted error; NaN ranks last.
-    """
-    rank = np.empty(len(target), np.int32)
-    for number in np.unique(target):
-        rows = np.flatnonzero(target == number)
-        rank[rows[np.argsort(error[rows], kind="stable")]] = np.arange(len(rows))
-    return rank

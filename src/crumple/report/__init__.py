@@ -14,13 +14,14 @@ import zarr
 
 from crumple import designs as design_images
 from crumple.atomic import save_text
-from crumple.dataset import Dataset, open_shard
+from crumple.candidates import Verified, join, open_candidates
+from crumple.dataset import Dataset
 from crumple.errors import UserError
 from crumple.evaluation import HELD_OUT
 from crumple.report import page
 from crumple.report.bodies import LENGTH_UNIT, body, pack
 from crumple.report.charts import Line
-from crumple.topology import MASK_LEVEL, open_generated
+from crumple.topology import MASK_LEVEL
 
 TILES, CURVES, BACKGROUND_CURVES = 48, 300, 50
 # What a page of under 15 MB has room for; the tables list everything.
@@ -58,12 +59,13 @@ def write_report(
     dataset = Dataset(dataset_path)
     result = _json(evaluation / "evaluation.json")
     stats = _stats(model / "stats.jsonl")
-    store = open_generated(generated)
+    store = open_candidates(generated)
     samples = spread_samples(dataset, CURVES)
     background = [
         Line("", "", s.strain[::2], s.stress[::2]) for s in _spread(samples, BACKGROUND_CURVES)
     ]
-    shown, packed = _candidates(result, dataset, store, _places(design_files, shards))
+    verified = {v.candidate: v for v in join(store, design_files, shards)}
+    shown, packed = _candidates(result, dataset, store, verified)
     strain, scale = result["frame_strain"], page.colour_scale_css()
     articles = [
         page.target_article(row, strain, shown[row["target"]], background, scale)
@@ -184,18 +186,6 @@ def _others(dataset: Dataset, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
     }
 
 
-def _places(
-    design_files: Sequence[Path], shards: Sequence[Path]
-) -> dict[int, tuple[zarr.Group, int]]:
-    """Return shard and row of the simulation of each candidate."""
-    places = {}
-    for design_path, shard_path in zip(design_files, shards, strict=True):
-        shard = open_shard(shard_path)
-        with np.load(design_path) as design:
-            places |= {int(c): (shard, row) for row, c in enumerate(design["candidate"])}
-    return places
-
-
 def _shown(rows: Sequence[Mapping], candidates: Sequence[Mapping]) -> list[tuple[Mapping, Mapping]]:
     """Choose target and candidate of every pane, first choices first; the best is among them."""
     chosen = []
@@ -213,7 +203,7 @@ def _candidates(
     result: Mapping[str, Any],
     dataset: Dataset,
     store: zarr.Group,
-    places: Mapping[int, tuple[zarr.Group, int]],
+    verified: Mapping[int, Verified],
 ) -> tuple[dict[str, list[page.Shown]], list[dict]]:
     """Collect the candidates of the panes by target, and pack the bodies that there is room for.
 
@@ -232,7 +222,7 @@ def _candidates(
     room, packed, numbers, limits = BODY_BYTES, [], {}, {}
     for k in order:
         candidate = chosen[k][1]
-        limits[k], bodies = _bodies(candidate, store, *places[candidate["candidate"]])
+        limits[k], bodies = _bodies(candidate, store, verified[candidate["candidate"]])
         room -= sum(len(moving["data"]) for moving in bodies.values())
         if room < 0:
             break
@@ -256,7 +246,7 @@ def _candidates(
 
 
 def _bodies(
-    candidate: Mapping[str, Any], store: zarr.Group, shard: zarr.Group, row: int
+    candidate: Mapping[str, Any], store: zarr.Group, verified: Verified
 ) -> tuple[float, dict[str, dict]]:
     """Return the end of the colour scale in MPa and the packed bodies of one candidate."""
     moving, limit = {}, 0.0
@@ -266,8 +256,8 @@ def _bodies(
         moving["predicted"] = body(mask, predicted)
         limit = stress_limit(predicted[:, 2])
     if candidate["verified"] == "ok":
-        frames = shard["frames"][row, :, :3]
-        moving["fe"] = body(shard["solid"][row], frames)
+        frames = verified.shard["frames"][verified.row, :, :3]
+        moving["fe"] = body(verified.shard["solid"][verified.row], frames)
         limit = stress_limit(frames[:, 2])
     return limit, {side: pack(shape, limit) for side, shape in moving.items()}
 

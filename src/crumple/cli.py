@@ -87,20 +87,27 @@ def _settings(args: argparse.Namespace) -> Config:
 
 
 def _add_config(commands) -> None:
-    help = "print the default configuration with its comments, or check one"
+    help = "print the default configuration with its comments, or its JSON schema, or check one"
     parser = commands.add_parser("config", help=help, description=help)
-    parser.add_argument("--check", metavar="FILE", help="only validate this file")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--check",
+        nargs="+",
+        metavar="FILE",
+        help="only validate these files, each laid over the ones before it as by --configfile",
+    )
+    choice.add_argument("--schema", action="store_true", help="print the JSON schema for editors")
     parser.set_defaults(handler=_config)
 
 
 def _config(args: argparse.Namespace) -> None:
     from crumple import config
 
-    if args.check is None:
-        print(config.default_yaml(), end="")
+    if args.check:
+        config.load_config(*args.check)
+        print(f"{' + '.join(args.check)}: ok")
     else:
-        config.load_config(args.check)
-        print(f"{args.check}: ok")
+        print(config.json_schema() if args.schema else config.default_yaml(), end="")
 
 
 def _add_targets(commands) -> None:

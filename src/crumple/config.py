@@ -7,14 +7,28 @@ test fails when the two drift apart. Presets name only what they change.
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from crumple.errors import ConfigError
+from crumple.layout import CELL
+from crumple.readers import parse_json, parse_yaml
+from crumple.seeds import in_validation
 
 # True (Cauchy) yield stress in MPa against equivalent plastic strain (paper S1.3).
 HARDENING = [
@@ -37,18 +51,67 @@ HARDENING = [
 
 
 class Section(BaseModel):
-    """A group of settings; unknown keys are errors."""
+    """A group of settings; unknown keys, values of another type and infinite ones are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _spelled_out(cls, value: Any, info: ValidationInfo) -> Any:
+        """Take text as the number that it spells, and yes as a word where it is one.
+
+        Snakemake's ``--config`` gives text throughout, YAML 1.1 for 1e-3; and to YAML 1.1, yes and
+        no are true and false.
+        """
+        kind = cls.model_fields[info.field_name].annotation
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        if choices and isinstance(value, bool):
+            value = "yes" if value else "no"
+        if kind is bool and isinstance(value, str):
+            return TRUTH.get(value.lower(), value)
+        if kind is str and type(value) is int:
+            return str(value)  # run: 2024
+        return value if kind is str or value in choices else _numbers(value)
+
+
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+INTEGER = re.compile(r"[+-]?[0-9]{1,40}")
+NUMBER = re.compile(r"[+-]?([0-9]{1,40}[.]?[0-9]{0,40}|[.][0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
+
+
+def _numbers(value: Any) -> Any:
+    """Return a value with texts that spell a number as numbers, in lists too."""
+    if isinstance(value, list | tuple):
+        return [_numbers(item) for item in value]
+    if isinstance(value, str) and INTEGER.fullmatch(value):
+        return int(value)
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return float(value)
+    return value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON and YAML have lists only
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text!r} holds characters that cannot be printed")
+    return text
+
+
+Pair = Annotated[tuple[float, float], BeforeValidator(_tuple)]
+Width = Annotated[int, Field(ge=16, le=8192)]
+Depth = Annotated[int, Field(ge=1, le=64)]
 
 
 class Designs(Section):
     """Gaussian-random-field designs (paper 4.1)."""
 
-    count: int = Field(128, ge=1, description="number of designs in the data set")
-    shard_size: int = Field(64, ge=1, description="designs per shard, that is per job")
+    count: int = Field(128, ge=1, le=1_000_000, description="number of designs in the data set")
+    shard_size: int = Field(64, ge=1, le=10_000, description="designs per shard, that is per job")
     spectral_exponent: float = Field(
-        3.0, gt=0, le=10, description="alpha in the amplitude |k|^-alpha"
+        3.0, ge=0.5, le=10, description="alpha in the amplitude |k|^-alpha"
     )
     threshold_max: float = Field(
         0.6, ge=0, le=2, description="t ~ U(0, threshold_max); solid where the field exceeds t"
@@ -72,17 +135,21 @@ class Mesh(Section):
 class Material(Section):
     """Isotropic J2 plasticity on logarithmic strains (paper S1.3)."""
 
-    youngs_modulus: float = Field(2306.0, gt=0, description="MPa")
+    youngs_modulus: float = Field(2306.0, ge=1e-3, le=1e7, description="MPa")
     poisson_ratio: float = Field(0.35, gt=-1, lt=0.499)
-    hardening: list[tuple[float, float]] = Field(
+    hardening: list[Pair] = Field(
         HARDENING,
         min_length=1,
+        max_length=1000,
         description="[true yield stress in MPa, plastic strain] pairs; perfectly plastic beyond",
     )
-    density: float = Field(1e-8, ge=0, description="per cell volume; keeps snap-through well posed")
+    density: float = Field(
+        1e-8, ge=0, le=1, description="per cell volume; keeps snap-through well posed"
+    )
     damping: float = Field(
         0.005,
         ge=0,
+        le=1,
         description="stiffness-proportional damping, in pseudo-time; 0: rate-independent",
     )
 
@@ -102,11 +169,14 @@ class Contact(Section):
 
     friction: float = Field(0.4, ge=0, le=2, description="Coulomb coefficient in self-contact")
     barrier_distance: float = Field(
-        7e-4, gt=0, le=0.01, description="dhat, distance at which contact begins, in cell sides"
+        7e-4, ge=1e-6, le=0.01, description="dhat, distance at which contact begins, in cell sides"
     )
-    barrier_stiffness: float = Field(20.0, gt=0, description="kappa, MPa")
+    barrier_stiffness: float = Field(20.0, ge=1e-3, le=1e7, description="kappa, MPa")
     friction_slip: float = Field(
-        5e-5, gt=0, le=1e-2, description="eps_u, slip per step that counts as sticking, cell sides"
+        5e-5,
+        ge=1e-9,
+        le=1e-2,
+        description="eps_u, slip per step that counts as sticking, cell sides",
     )
 
 
@@ -151,6 +221,7 @@ class Model(Section):
     mask: bool = Field(True, description="one static channel for the solid, shared by all frames")
     fields: list[Literal["u1", "u2", "w2", "s22", "mises", "solid"]] = Field(
         ["u1", "w2", "s22"],
+        max_length=6,
         description="channels of every frame; w2 = u2 + strain y; none: only the design (paper S7)",
     )
     frames: Literal["all", "last"] = Field(
@@ -159,23 +230,41 @@ class Model(Section):
     per_frame_tokens: bool = Field(
         True, description="a frame is shown its own stress; false: the whole curve (paper S7)"
     )
-    channels: list[int] = Field(
-        [128, 256, 384], min_length=1, description="width of each level, the finest first"
+    channels: list[Width] = Field(
+        [128, 256, 384],
+        min_length=1,
+        max_length=6,
+        description="width of each level, the finest first",
     )
-    depths: list[int] = Field([1, 2, 2], min_length=1, description="blocks of each level")
+    depths: list[Depth] = Field(
+        [1, 2, 2], min_length=1, max_length=6, description="blocks of each level"
+    )
     patch: Literal[1, 2, 4] = Field(2, description="pixels per side of a patch of the finest level")
-    embedding: int = Field(512, ge=16, description="width of stress tokens and noise embedding")
-    head: int = Field(64, ge=8, description="width of an attention head")
+    embedding: int = Field(
+        512, ge=16, le=8192, description="width of stress tokens and noise embedding"
+    )
+    head: int = Field(64, ge=8, le=1024, description="width of an attention head")
     spatial_attention: int = Field(
-        24, ge=0, description="attention over pixels where there are at most so many per side"
+        24,
+        ge=0,
+        le=CELL,
+        description="attention over pixels where there are at most so many per side",
     )
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Model:
         if len(self.channels) != len(self.depths):
             raise ValueError("channels and depths must have as many entries")
-        if any(width % 16 for width in self.channels) or any(depth < 1 for depth in self.depths):
-            raise ValueError("channels must be multiples of 16, depths at least 1")
+        if any(width % 16 for width in self.channels):
+            raise ValueError("channels must be multiples of 16")
+        if CELL // self.patch % 2 ** (len(self.channels) - 1):
+            raise ValueError(
+                f"{len(self.channels)} levels do not fit: {CELL} pixels in patches of {self.patch} "
+                f"are {CELL // self.patch} per side, which must be halved {len(self.channels) - 1} "
+                "times; name fewer channels and depths, or a smaller patch"
+            )
+        if len(set(self.fields)) < len(self.fields):
+            raise ValueError("fields must differ from each other")
         if any(width % max(1, width // self.head) for width in self.channels):
             raise ValueError("channels must be multiples of head, or smaller")
         if self.reference_frame == "eulerian" and (
@@ -192,20 +281,25 @@ class Model(Section):
 class Training(Section):
     """Training of the denoiser (Karras et al. 2022)."""
 
-    steps: int = Field(200_000, ge=1, description="optimiser steps")
-    batch: int = Field(64, ge=1, description="samples per step over all processes")
+    steps: int = Field(200_000, ge=1, le=10**9, description="optimiser steps")
+    batch: int = Field(64, ge=1, le=100_000, description="samples per step over all processes")
     micro_batch: int = Field(
-        16, ge=1, description="samples that a process holds at once; gradients are accumulated"
+        16,
+        ge=1,
+        le=100_000,
+        description="samples that a process holds at once; gradients are accumulated",
     )
     learning_rate: float = Field(4e-4, gt=0, description="of AdamW, after the warm-up")
-    warmup: int = Field(1000, ge=0, description="steps of linear warm-up")
+    warmup: int = Field(1000, ge=0, le=10**9, description="steps of linear warm-up")
     decay: float = Field(
         0.3, ge=0, le=1, description="last part of the steps, over which the rate falls to zero"
     )
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW, on matrices")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    noise_mean: float = Field(-0.4, description="mean of ln sigma in training")
-    noise_std: float = Field(1.4, gt=0, description="standard deviation of ln sigma in training")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="of AdamW, on matrices")
+    clip: float = Field(1.0, gt=0, le=1e6, description="largest norm of the gradient")
+    noise_mean: float = Field(-0.4, ge=-10, le=10, description="mean of ln sigma in training")
+    noise_std: float = Field(
+        1.4, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
+    )
     augmentation: Literal["none", "shift", "all"] = Field(
         "all", description="random half-period shifts; all: reflections as well"
     )
@@ -219,51 +313,86 @@ class Training(Section):
     compile: Literal["auto", "yes", "no"] = Field(
         "auto", description="torch.compile; auto: on a GPU"
     )
-    checkpoint_minutes: float = Field(15, gt=0, description="time between checkpoints")
-    log_every: int = Field(50, ge=1, description="steps between lines of stats.jsonl")
-    validate_every: int = Field(1000, ge=1, description="steps between validation losses")
-    validation_samples: int = Field(128, ge=0, description="held-out samples that are used for it")
+    checkpoint_minutes: float = Field(15, gt=0, le=100_000, description="time between checkpoints")
+    log_every: int = Field(50, ge=1, le=10**9, description="steps between lines of stats.jsonl")
+    validate_every: int = Field(1000, ge=1, le=10**9, description="steps between validation losses")
+    validation_samples: int = Field(
+        128, ge=0, le=1_000_000, description="held-out samples that are used for it"
+    )
+
+    @model_validator(mode="after")
+    def _drops_leave_something(self) -> Training:
+        if self.drop_curve + self.drop_steps > 1:
+            raise ValueError("drop_curve and drop_steps must not be more than 1 together")
+        return self
 
 
 class Generation(Section):
     """Sampling of candidates for target curves."""
 
-    candidates: int = Field(10, ge=1, description="samples per target")
-    batch: int = Field(20, ge=1, description="samples that a process draws at once")
+    candidates: int = Field(10, ge=1, le=100_000, description="samples per target")
+    batch: int = Field(20, ge=1, le=100_000, description="samples that a process draws at once")
     sampler: Literal["dpmpp_2m", "heun"] = Field("dpmpp_2m", description="ODE solver")
-    steps: int = Field(18, ge=2, description="noise levels of the sampler")
-    sigma_min: float = Field(0.01, gt=0, description="smallest noise level")
-    sigma_max: float = Field(80.0, gt=0, description="noise level of the start")
+    steps: int = Field(18, ge=2, le=10_000, description="noise levels of the sampler")
+    sigma_min: float = Field(0.01, ge=1e-6, le=1e6, description="smallest noise level")
+    sigma_max: float = Field(80.0, ge=1e-6, le=1e6, description="noise level of the start")
     guidance: float = Field(
-        2.0, ge=0, description="weight; 1: the plain conditional model (1 + w in the paper's eq. 4)"
+        2.0,
+        ge=0,
+        le=100,
+        description="weight; 1: the plain conditional model (1 + w in the paper's eq. 4)",
     )
-    guidance_interval: tuple[float, float] = Field(
+    guidance_interval: Pair = Field(
         (0.05, 20.0), description="noise levels between which guidance acts"
     )
+
+    @model_validator(mode="after")
+    def _noise_levels_are_ordered(self) -> Generation:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min ({self.sigma_min:g}) must be less than sigma_max ({self.sigma_max:g})"
+            )
+        low, high = self.guidance_interval
+        if not 0 <= low <= high:
+            raise ValueError("guidance_interval must be two noise levels, the smaller one first")
+        return self
 
 
 class Evaluation(Section):
     """Targets of the inverse design and how many candidates the finite elements verify."""
 
-    targets: str = Field(
+    targets: Annotated[str, AfterValidator(_printable)] = Field(
         "workflow/targets/paper.csv",
+        min_length=1,
+        max_length=4096,
         description="CSV of target curves; the default are the four hard targets of the paper",
     )
     held_out: int = Field(
-        8, ge=0, description="responses of the validation split that are targets as well"
+        4,
+        ge=0,
+        le=1_000_000,
+        description="responses of the validation split that are targets as well",
     )
     verify: int = Field(
-        2, ge=1, description="candidates per target, best predicted first, that are simulated"
+        2,
+        ge=1,
+        le=100_000,
+        description="candidates per target, best predicted first, that are simulated",
     )
 
 
 class Config(Section):
     """All settings of a run."""
 
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = Field(
-        "default", description="results go to results/<run>"
+    run: str = Field(
+        "default",
+        max_length=100,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
+        description="results go to results/<run>",
     )
-    seed: int = Field(0, ge=0, description="global seed; every sample derives its own from it")
+    seed: int = Field(
+        0, ge=0, le=2**32 - 1, description="global seed; every sample derives its own from it"
+    )
     designs: Designs = Designs()
     mesh: Mesh = Mesh()
     material: Material = Material()
@@ -275,6 +404,59 @@ class Config(Section):
     training: Training = Training()
     generation: Generation = Generation()
     evaluation: Evaluation = Evaluation()
+
+
+def cross_check(config: Config, where: str = "the configuration") -> None:
+    """Refuse settings of different sections that cannot go together.
+
+    A stage that is given its own sections alone cannot know; so this looks at a whole
+    configuration: at the start of the workflow and where a file is given.
+
+    Raises
+    ------
+    ConfigError
+        One sentence about the first thing that is wrong.
+    """
+    designs, evaluation = config.designs, config.evaluation
+    held_out, fraction = _held_out(config), config.dataset.validation_fraction
+    shards = -(-designs.count // designs.shard_size)
+    wrong = None
+    if shards > MOST_SHARDS:
+        wrong = (
+            f"designs.count {designs.count} in shards of designs.shard_size {designs.shard_size} "
+            f"makes {shards} jobs per stage, at most {MOST_SHARDS} are possible: make shards larger"
+        )
+    elif config.model.reference_frame == "eulerian" and not config.fields.eulerian:
+        wrong = (
+            "model.reference_frame eulerian needs fields on the deformed cell: set fields.eulerian"
+        )
+    elif evaluation.verify > config.generation.candidates:
+        wrong = (
+            f"evaluation.verify ({evaluation.verify}) is more than generation.candidates "
+            f"({config.generation.candidates}) per target"
+        )
+    elif held_out < evaluation.held_out:
+        wrong = (
+            f"evaluation.held_out asks for {evaluation.held_out} held-out responses, but "
+            f"dataset.validation_fraction {fraction:g} holds {held_out} of {designs.count} designs "
+            f"out: raise it or designs.count, or lower held_out"
+        )
+    if wrong:
+        raise ConfigError(f"{where}: {wrong}")
+
+
+MOST_SHARDS = 10_000  # Snakemake plans a few hundred jobs per second
+
+
+def _held_out(config: Config) -> int:
+    """Return how many designs are held out, counted no further than needed."""
+    fraction, wanted = config.dataset.validation_fraction, config.evaluation.held_out
+    found = 0
+    for index in range(config.designs.count if fraction else 0):
+        if found >= wanted:
+            break
+        found += in_validation(config.seed, index, fraction)[0]
+    return found
 
 
 # --- what a stage depends on -------------------------------------------------------------------
@@ -372,37 +554,53 @@ def load_config(*sources: str | Path, stage: str | None = None) -> Config:
         value is out of range.
     """
     values: dict[str, Any] = {}
-    complete = False
     for source in sources:
-        where, given, is_file = _read(str(source))
-        if not isinstance(given, dict):
-            raise ConfigError(f"{where} is not a mapping of keys to values")
-        values = _laid_over(values, given)
-        complete = complete or is_file
-    where = " + ".join(dict.fromkeys(_read_name(str(source)) for source in sources))
-    config = parse_config(values, where or "the configuration")
-    if sources and stage is not None and not complete:
+        values = _laid_over(values, read_source(source))
+    files = [str(source) for source in sources if not _is_json(source)]
+    where = " + ".join(files) or "the configuration given"
+    config = parse_config(values, where)
+    if files:
+        cross_check(config, where)
+    elif sources and stage is not None:
         _require(config, stage)
     return config
 
 
-def _read(source: str) -> tuple[str, Any, bool]:
-    """Return the name of a source, its content, and whether it is a file."""
-    where, is_file = _read_name(source), not _is_json(source)
+def read_source(source: str | Path) -> dict[str, Any]:
+    """Return the settings that a YAML file or a JSON object names, not yet validated.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be read, names a key twice, or isn't a mapping.
+    """
+    is_json = _is_json(source)
+    name = "the configuration given" if is_json else f"the configuration {str(source)[:200]}"
     try:
-        text = Path(source).read_text(encoding="utf-8") if is_file else source
-        return where, yaml.safe_load(text) if is_file else json.loads(text), is_file
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read the configuration {source[:80]!r}: {reason}") from error
+        values = parse_json(str(source)) if is_json else parse_yaml(_read_text(Path(source)))
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read {name}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name} is not a mapping of keys to values")
+    return values
 
 
-def _is_json(source: str) -> bool:
-    return source.lstrip().startswith("{")
+def _read_text(path: Path) -> str:
+    """Return the text of a file of a reasonable size (a device may never end)."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"it is larger than {LARGEST_FILE // 1000} kB")
+    return content.decode("utf-8-sig")
 
 
-def _read_name(source: str) -> str:
-    return "the configuration given" if _is_json(source) else source
+LARGEST_FILE = 100_000  # bytes; every setting with its comment takes 8,000
+
+
+def _is_json(source: str | Path) -> bool:
+    return str(source).lstrip().startswith("{")
 
 
 def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -442,9 +640,17 @@ def parse_config(values: Any, where: str = "the configuration") -> Config:
         raise ConfigError(_one_sentence(error, where)) from error
 
 
+def json_schema() -> str:
+    """Return the JSON schema by which editors complete and check configurations."""
+    schema = Config.model_json_schema()
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(schema, indent=2) + "\n"
+
+
 def default_yaml() -> str:
     """Return every setting with its default, unit, meaning and allowed values, as YAML."""
     head = (
+        "# yaml-language-server: $schema=workflow/schemas/config.schema.json\n"
         "# Every setting with its default. Generated from src/crumple/config.py by "
         "`crumple config`;\n# a preset (workflow/presets/) names only what it changes.\n"
     )
@@ -486,8 +692,12 @@ def _allowed(model: type[BaseModel], name: str) -> str:
     schema = model.model_json_schema()["properties"][name]
     if "pattern" in schema:
         return f"text that matches {schema['pattern']}"
-    bounds = [f"{symbol} {schema[key]:g}" for key, symbol in _BOUNDS.items() if key in schema]
+    bounds = [f"{symbol} {_bound(schema[key])}" for key, symbol in _BOUNDS.items() if key in schema]
     return " and ".join(bounds)
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
@@ -496,16 +706,27 @@ _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 def _one_sentence(error: ValidationError, where: str) -> str:
     """Return what is wrong with the first bad setting: its key, its value, what is allowed."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = repr(".".join(str(part) for part in first["loc"]))
+    key = key if len(key) <= 80 else key[:80] + "...'"
     model, name = _setting(first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key '{key}'; allowed here: {', '.join(model.model_fields)}"
+    if first["type"] in ("extra_forbidden", "invalid_key"):
+        return f"{where}: unknown key {key}; allowed here: {', '.join(model.model_fields)}"
     if first["type"] == "value_error":
-        return f"{where}: in '{key}', {first['ctx']['error']}"
+        return f"{where}: in {key}, {first['ctx']['error']}"
     reason = first["msg"][:1].lower() + first["msg"][1:]
-    message = f"{where}: '{key}' = {first['input']!r} is not possible: {reason}"
+    value = _short(first["input"])
+    message = f"{where}: {key} = {value} is not possible: {reason}"
     hints = [hint for hint in (_allowed(model, name), model.model_fields[name].description) if hint]
     return f"{message} ({'; '.join(hints)})" if hints else message
+
+
+def _short(value: Any) -> str:
+    """Return a value for a message: a nested or a huge one is cut."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits have no text
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:80] + " ..."
 
 
 def _setting(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:

@@ -23,12 +23,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from crumple import __version__, seeds
+from crumple import __version__
 from crumple.atomic import atomic_path, save_text
 from crumple.config import Config
 from crumple.errors import UserError
 from crumple.layout import CELL, CHANNELS, SCALED, UNITS, pixel_height
 from crumple.progress import progress
+from crumple.seeds import in_validation
 
 FORMAT, VERSION = "crumple-dataset", 1
 SHARD_FORMAT = "crumple-shard"
@@ -130,15 +131,6 @@ def channel_statistics(frames: NDArray, solid: NDArray, frame_strain: NDArray) -
 
 
 # --- manifest ---------------------------------------------------------------------------------
-
-
-def in_validation(seed: int, index: int, fraction: float) -> tuple[bool, float]:
-    """Return whether a design is held out, and its place in the order of the held-out ones.
-
-    Both are functions of (seed, index), so that a larger data set keeps its split.
-    """
-    draw = seeds.rng(seed, "split", index).random()
-    return bool(draw < fraction), draw
 
 
 def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from crumple.errors import UserError
 from crumple.layout import CELL, QUARTER
 from crumple.progress import progress
 
+MOST_TRIES = 100_000  # half a minute; the default settings need 36 on average
+
 
 class Design(NamedTuple):
     """One accepted design and how it was found."""
@@ -95,17 +97,25 @@ def sample(seed: int, index: int, settings: cfg.Designs) -> Design:
     """Draw fields and thresholds until one is accepted (paper Algorithm 1).
 
     The result depends on (seed, index) and the settings only, whatever the sharding.
+
+    Raises
+    ------
+    UserError
+        When none of :data:`MOST_TRIES` fields is accepted.
     """
     generator = seeds.rng(seed, "designs", index)
     spectrum = amplitude(QUARTER, settings.spectral_exponent)
-    tries = 0
-    while True:
-        tries += 1
+    for tries in range(1, MOST_TRIES + 1):
         field = gaussian_random_field(generator, spectrum)
         threshold = generator.uniform(0, settings.threshold_max)
         quarter = accept(field > threshold, settings)
         if quarter is not None:
             return Design(quarter, threshold, tries)
+    raise UserError(
+        f"design {index}: none of {MOST_TRIES} random fields is acceptable; raise "
+        "designs.spectral_exponent, lower designs.side_fraction or designs.threshold_max, or set "
+        "designs.islands to drop"
+    )
 
 
 def mirror(quarter: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
@@ -126,6 +127,47 @@ def parse_json(text: str) -> Any:
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the values of a YAML text.
+
+    Raises
+    ------
+    ValueError
+        When the text isn't YAML, names a key twice, or uses aliases (a few lines of them can
+        stand for gigabytes).
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{error.problem or error.context}{where}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without aliases and without keys that stand there twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        values = super().construct_mapping(node, deep)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if len(values) < len(keys):
+            twice = Counter(keys).most_common(1)[0][0]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key '{twice}' stands there twice", node.start_mark
+            )
+        return values
 
 
 def read_npz(path: str | Path, schema: Schema) -> dict[str, NDArray]:

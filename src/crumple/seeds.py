@@ -23,3 +23,12 @@ def rng(seed: int, stage: Stage, index: int = 0) -> np.random.Generator:
         Global index of the item (design, candidate, epoch ...) within the stage.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STAGES[stage], index)))
+
+
+def in_validation(seed: int, index: int, fraction: float) -> tuple[bool, float]:
+    """Return whether a design is held out, and its place in the order of the held-out ones.
+
+    Both are functions of (seed, index), so that a larger data set keeps its split.
+    """
+    draw = rng(seed, "split", index).random()
+    return bool(draw < fraction), draw

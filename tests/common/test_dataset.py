@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from crumple import dataset
+from crumple import dataset, seeds
 from crumple.config import parse_config
 from crumple.designs import mirror
 from crumple.errors import UserError
@@ -125,7 +125,7 @@ def test_split_depends_on_seed_and_index_only(tmp_path, manifest_path):
     assert [i for i in held_out(other / "dataset.json") if i != 2] == first
     dataset.write_manifest(files, config(seed=1), other / "dataset.json")
     assert held_out(other / "dataset.json") != first
-    fraction = np.mean([dataset.in_validation(5, i, 0.1)[0] for i in range(4000)])
+    fraction = np.mean([seeds.in_validation(5, i, 0.1)[0] for i in range(4000)])
     assert fraction == pytest.approx(0.1, abs=0.02)
 
 

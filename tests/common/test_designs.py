@@ -204,3 +204,9 @@ def test_parts_joined_through_the_period_are_one():
     cell[:, -1] = 0
     with pytest.raises(UserError, match="disconnected: 2 parts"):
         designs.check_cell(cell, "design")
+
+
+def test_settings_that_no_field_meets_end_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(designs, "MOST_TRIES", 50)
+    with pytest.raises(UserError, match="design 3: none of 50 .* designs.spectral_exponent"):
+        designs.sample(0, 3, Config().designs.model_copy(update={"spectral_exponent": 0.5}))

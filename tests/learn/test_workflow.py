@@ -183,13 +183,31 @@ def test_a_single_result_can_be_asked_for(run):
     assert planned(run, targets=[shard]) == {"simulate": 1, "rasterise": 1}
 
 
-def test_a_wrong_setting_is_one_sentence(run):
-    done = snakemake(run, "--dry-run", "--config", "contact={friction: -1}", check=False)
-    assert done.returncode != 0
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("contact={friction: -1}", "'contact.friction' = -1 is not possible"),
+        ("evaluation={verify: 3}", "evaluation.verify (3) is more than"),
+        ("training={learning_rate: 1e999}", "finite"),
+        ("evaluation={targets: absent.csv}", "absent.csv"),
+        ("run={shard}", "'run'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(run, change, words):
+    done = snakemake(run, "--dry-run", "--config", change, check=False)
+    assert_one_sentence(done, words)
+
+
+def test_a_key_that_stands_twice_in_a_preset_is_one_sentence(run):
+    with (run / "workflow/presets/toy.yaml").open("a") as file:
+        file.write("seed: 1\nseed: 2\n")
+    assert_one_sentence(snakemake(run, "--dry-run", check=False), "'seed' stands there twice")
+
+
+def assert_one_sentence(done, words):
     output = done.stdout + done.stderr
-    lines = [line for line in output.splitlines() if "contact.friction" in line]
-    assert len(lines) == 1 and ">= 0 and <= 2" in lines[0]
-    assert "Traceback" not in output
+    assert done.returncode != 0 and "Traceback" not in output
+    assert len([line for line in output.splitlines() if words in line]) == 1, output
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -11,12 +11,24 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
-from crumple.config import STAGE_SECTIONS, parse_config, stage_operation, stage_settings
+from crumple.config import (
+    STAGE_SECTIONS,
+    cross_check,
+    parse_config,
+    read_source,
+    stage_operation,
+    stage_settings,
+)
 from crumple.errors import ConfigError, UserError
 from crumple.targets import read_targets
 
 try:
+    for path in workflow.configfiles:
+        read_source(
+            path
+        )  # stricter than Snakemake, which takes the last of two equal keys
     CONFIG = parse_config(config)
+    cross_check(CONFIG)
 except ConfigError as error:
     raise WorkflowError(str(error))
 

@@ -15,49 +15,6 @@ from crumple import evaluation, metrics
 from crumple.errors import UserError
 
 
-def test_nrmse_by_hand():
-    assert metrics.nrmse(np.array([3.0, 5.0]), np.array([3.0, 4.0])) == pytest.approx(0.2)
-    assert metrics.nrmse(np.array([3.0, 4.0]), np.array([3.0, 5.0])) == pytest.approx(
-        1 / np.sqrt(34)
-    )  # the reference is the second argument
-
-
-def test_nrmse_broadcasts_a_target_over_a_population():
-    curves = np.array([[1.0, 2.0], [2.0, 4.0], [0.0, 0.0]])
-    assert metrics.nrmse(curves, curves[0]).tolist() == [0, 1, 1]
-
-
-def test_field_error_is_per_step():
-    reference = np.ones((3, 4, 4))
-    field = reference * np.array([1.0, 1.5, 0.0])[:, None, None]
-    assert metrics.field_error(field, reference).tolist() == [0, 0.5, 1]
-
-
-def test_predicted_curve_of_a_uniform_stress():
-    """Nominal stress c * strain: Cauchy stress -c * strain (1 - strain) when full and uniform."""
-    strain = np.array([0.002, 0.02, 0.1, 0.2])
-    cauchy = -50.0 * strain * (1 - strain)
-    s22 = np.broadcast_to(cauchy[:, None, None], (4, 8, 8))
-    assert metrics.predicted_curve(s22, strain) == pytest.approx(50 * strain)
-
-
-def test_predicted_curve_takes_out_the_offset_only():
-    strain = np.array([0.002, 0.02, 0.1, 0.2])
-    nominal = np.array([1.0, 10.0, 30.0, 25.0])
-    s22 = -(nominal * (1 - strain))[:, None, None] * np.ones((4, 6, 6))
-    offset = s22 - (1 - strain)[:, None, None] * 3.0
-    curve = metrics.predicted_curve(offset, strain)
-    assert curve == pytest.approx(nominal)
-    assert curve[0] / strain[0] == pytest.approx(curve[1] / strain[1])
-
-
-def test_predicted_curve_counts_the_void():
-    strain = np.array([0.002, 0.02])
-    s22 = np.zeros((2, 4, 4))
-    s22[:, :, 0] = (-100 * strain * (1 - strain))[:, None]
-    assert metrics.predicted_curve(s22, strain) == pytest.approx(25 * strain)
-
-
 @pytest.mark.parametrize("k", [1, 2, 3, 6, 9])
 def test_expected_best_of_matches_enumeration(k):
     errors = np.array([0.3, 0.1, 0.9, 0.4, 0.4, 0.7])
@@ -137,12 +94,6 @@ def test_held_out_targets_are_the_validation_curves(chain, tmp_path):
     assert [float(v) for v in row.split(",")[1:]] == pytest.approx(part.stress[0], rel=1e-4)
     with pytest.raises(UserError, match="held_out"):
         evaluation.write_held_out_targets(chain["dataset"], 100, tmp_path / "more.csv")
-
-
-def test_unknown_steps_of_a_target_do_not_count():
-    target = np.array([3.0, np.nan, 4.0])
-    assert metrics.nrmse(np.array([3.0, 99.0, 5.0]), target) == pytest.approx(0.2)
-    assert np.isnan(metrics.nrmse(np.array([3.0, 99.0, np.nan]), target))
 
 
 def test_a_model_without_predictions_is_still_evaluated(chain, tmp_path):

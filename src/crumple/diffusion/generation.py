@@ -24,7 +24,7 @@ from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sig
 from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
-from crumple.metrics import nrmse, predicted_curve
+from crumple.metrics import nrmse, predicted_curve, volume_change
 from crumple.progress import progress
 from crumple.targets import Targets, read_targets
 from crumple.topology import design_from_fields, read_designs
@@ -212,9 +212,11 @@ def read_sample(
         mask = np.array([mirror(quarter) for quarter in quarters], np.float32)
     if "s22" in by_name:
         cover = by_name["solid"].clip(0, 1) if "solid" in by_name else (mask > 0.5)[:, None]
-        s22 = by_name["s22"] * cover
-        stress = -s22.mean(axis=(-2, -1)) / (1 - strain)
-        curve[:, steps] = predicted_curve(s22, strain) if len(strain) > 1 else stress
+        J: np.ndarray | float = 1.0
+        if "u1" in by_name and "u2" in by_name:
+            displacement = np.stack([by_name["u1"], by_name["u2"]], axis=2)
+            J = volume_change(displacement, (mask > 0.5)[:, None])
+        curve[:, steps] = predicted_curve(by_name["s22"] * cover, strain, J)
     if normalisation.reference_frame == "lagrangian":
         for channel, name in enumerate(GENERATED_CHANNELS):
             if name in by_name:

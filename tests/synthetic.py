@@ -7,7 +7,8 @@ import numpy as np
 import zarr
 
 from crumple import candidates as candidates_store
-from crumple import dataset, designs, evaluation, metrics, report, topology
+from crumple import dataset, designs, evaluation, metrics, provenance, report, topology
+from crumple.atomic import save_npz
 from crumple.config import Config
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 
@@ -29,56 +30,80 @@ def fields(quarter: np.ndarray, stress: np.ndarray, sway: float) -> np.ndarray:
     return np.stack([u1 * solid, u2 * solid, s22, np.abs(s22)], axis=1)
 
 
-def write_shard(path: Path, quarters, stress, status, index, sway=0.4) -> None:
+def write_designs(path: Path, index, quarters, config: Config | None = None, **more) -> None:
+    """A file of designs, as `crumple sample` writes it; with ``status`` as `crumple extract`."""
+    count = len(quarters)
+    hashed = provenance.hash_designs(index, quarters)
+    save_npz(
+        path,
+        made_by=json.dumps(provenance.made_by("sample", config or Config(), designs=hashed)),
+        index=np.array(index),
+        quarter=np.array(quarters),
+        seed=np.zeros(count, np.int64),
+        threshold=np.full(count, 0.3),
+        solid_fraction=np.mean(quarters, axis=(1, 2)),
+        tries=np.full(count, 10),
+        **more,
+    )
+
+
+def shard_record(config: Config, index, quarters) -> dict:
+    """The record of a shard that went through all stages with these settings."""
+    record = {"settings": {}, "inputs": {}}
+    for stage in ("sample", "mesh", "simulate", "rasterise"):
+        record = provenance.made_by(stage, config, record)
+    return record | {"inputs": {"designs": provenance.hash_designs(index, quarters)}}
+
+
+def write_shard(path: Path, quarters, stress, status, index, sway=0.4, config=None) -> None:
     """A shard of simulated designs; rows whose status is not ok are empty."""
     count = len(quarters)
+    solid = np.array([designs.mirror(q) for q in quarters])
     frames = np.zeros((count, 11, 4, 96, 96), np.float16)
-    frame_stress = np.zeros((count, 11), np.float32)
-    curve_stress = np.zeros((count, 51), np.float32)
+    frame_stress = np.full((count, 11), np.nan, np.float32)
+    curve_stress = np.full((count, 51), np.nan, np.float32)
+    statistics = np.zeros((count, 3, 11, 4))
     for row in range(count):
         if status[row] == "ok":
             frame_stress[row] = stress[row]
             curve_stress[row] = np.interp(CURVE_STRAIN, [0, *FRAME_STRAIN], [0, *stress[row]])
             frames[row] = fields(quarters[row], stress[row], sway)
+            statistics[row] = dataset.channel_statistics(frames[row], solid[row] > 0, FRAME_STRAIN)
     arrays = {
         "frames": frames,
-        "solid": np.array([designs.mirror(q) for q in quarters]),
+        "solid": solid,
         "quarter": np.array(quarters),
         "index": np.array(index, np.int64),
+        "seed": np.zeros(count, np.int64),
+        "threshold": np.full(count, 0.3),
+        "tries": np.full(count, 10),
+        "solid_fraction": np.mean(quarters, axis=(1, 2)),
         "status": np.array(status),
         "curve_strain": CURVE_STRAIN,
         "curve_stress": curve_stress,
         "frame_strain": FRAME_STRAIN,
         "frame_stress": frame_stress,
+        "virial_stress": 1.005 * frame_stress,
+        "channel_statistics": statistics,
+        "energy_gate": np.array([text == "ok" for text in status]),
         "cpu_seconds": np.full(count, 2.1, np.float32),
     }
-    dataset.write_shard(path, arrays, {})
+    made_by = shard_record(config or Config(), index, quarters)
+    dataset.write_shard(path, arrays, {"made_by": made_by})
 
 
 def write_dataset(folder: Path, count: int, shard_size: int, config: Config) -> Path:
     """Shards and dataset.json of ``count`` designs; design 1 has failed."""
     rng = np.random.default_rng(0)
-    manifest = {"format": "crumple-dataset", "version": 1, "shards": [], "failures": []}
-    members = []
+    shards = []
     for shard, start in enumerate(range(0, count, shard_size)):
         index = range(start, min(start + shard_size, count))
         quarters = [designs.sample(config.seed, i, config.designs).quarter for i in index]
         status = ["not converged: at 12 % strain" if i == 1 else "ok" for i in index]
         stress = [curve(q.mean() ** 2, rng.uniform(0, 0.6), FRAME_STRAIN) for q in quarters]
-        path = f"shards/{shard:04d}.zarr"
-        write_shard(folder / path, quarters, stress, status, index)
-        manifest["shards"].append({"path": path, "indices": list(index)})
-        members += [[shard, row] for row, s in enumerate(status) if s == "ok"]
-    held_out = max(1, len(members) // 10)
-    manifest |= {
-        "failures": [{"index": 1, "reason": "not converged: at 12 % strain"}],
-        "split": {"train": members[held_out:], "validation": members[:held_out]},
-        "valid": [i for i in range(count) if i != 1],
-        "frame_strain": FRAME_STRAIN.tolist(),
-        "curve_strain": CURVE_STRAIN.tolist(),
-        "units": {"stress": "MPa", "displacement": "cell sides"},
-    }
-    (folder / "dataset.json").write_text(json.dumps(manifest))
+        shards.append(folder / f"shards/{shard:04d}.zarr")
+        write_shard(shards[-1], quarters, stress, status, index, config=config)
+    dataset.write_manifest(shards, config, folder / "dataset.json")
     return folder / "dataset.json"
 
 

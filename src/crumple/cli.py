@@ -227,20 +227,23 @@ def _add_rasterise(commands) -> None:
 def _rasterise(args: argparse.Namespace) -> None:
     from crumple.fields import rasterise
 
-    eulerian = _settings(args).fields.eulerian
-    rasterise(args.designs, args.simulations, args.out, eulerian)
+    rasterise(_settings(args), args.designs, args.simulations, args.out)
 
 
 def _add_index(commands) -> None:
     help = "check and describe the shards that make a data set, and split it"
     parser = _stage(commands, "index", help, _index)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="shards (zarr)")
+    help = "shards (zarr), or the folder that has all of the configuration as 0000.zarr ..."
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help=help)
 
 
 def _index(args: argparse.Namespace) -> None:
-    from crumple.dataset import write_manifest
+    from crumple.dataset import shards_of, write_manifest
 
-    write_manifest(args.shards, _settings(args), args.out)
+    config, shards = _settings(args), args.shards
+    if len(shards) == 1 and shards[0].suffix != ".zarr":
+        shards = shards_of(shards[0], config)
+    write_manifest(shards, config, args.out)
 
 
 def _add_inspect(commands) -> None:

@@ -3,42 +3,125 @@
 A shard is one zarr v3 group, written once, as a whole and under a temporary name. One chunk of
 ``frames`` is one design. Void pixels are 0, u is in cell sides, stress in MPa, and pixel (i, j) is
 the material point x = (j + 1/2)/96, y = 1 - (i + 1/2)/96 of the undeformed cell. A design that
-failed keeps its row: ``status`` says why, its curve is NaN and its frames are 0.
+failed keeps its row: ``status`` says why, its curve is NaN and its frames are 0. The attributes say
+what made it (``made_by``) and hold a ``checksum`` of the arrays: zarr reads a chunk that is missing
+as zeros.
 
 ``dataset.json`` lists the shards with their checksums, the valid designs and the others with their
 reasons, the split, and the constants that scale the channels, from the training designs only.
+Whoever reads a shard through it (:meth:`Dataset.shard`) gets what was indexed, or an error.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from crumple import __version__
-from crumple.atomic import atomic_path, save_text
+from crumple.atomic import atomic_path, claim, save_text
 from crumple.config import Config
+from crumple.designs import GENERATED, PER_DESIGN
 from crumple.errors import UserError
-from crumple.layout import CELL, CHANNELS, SCALED, UNITS, pixel_height
+from crumple.layout import (
+    CELL,
+    CHANNELS,
+    CURVE_STRAIN,
+    EULERIAN_CHANNELS,
+    FRAME_STRAIN,
+    SCALED,
+    UNITS,
+    pixel_height,
+)
 from crumple.progress import progress
+from crumple.provenance import (
+    Record,
+    hash_arrays,
+    hash_designs,
+    hash_folder,
+    made_by,
+    require_inputs,
+    require_settings,
+    stages_of,
+)
+from crumple.readers import Array, Schema, open_store, read_json
 from crumple.seeds import in_validation
 
-FORMAT, VERSION = "crumple-dataset", 1
-SHARD_FORMAT = "crumple-shard"
+FORMAT, VERSION = "crumple-dataset", 2
+SHARD_FORMAT, SHARD_VERSION = "crumple-shard", 2
+DATA_STAGES = ("sample", "mesh", "simulate")  # whose settings a data set must share
 TRAINING_ARRAYS = ("channel_statistics", "curve_stress", "frame_stress")
 ENERGY_GATE = 0.01  # kinetic and artificial energies over the internal energy, as published
+THREADS = 4  # that compare checksums
 PACKAGES = ("fenics-dolfinx", "ipctk", "gmsh", "numba", "numpy", "scipy", "zarr")
 
 
-def write_shard(out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any]):
+PIXELS = ("row", "column")
+DIMENSIONS = {  # names of the axes, by which xarray knows them; all others are per design
+    "frames": ("design", "frame", "channel", *PIXELS),
+    "eulerian": ("design", "frame", "eulerian_channel", *PIXELS),
+    "solid": ("design", *PIXELS),
+    "quarter": ("design", "quarter_row", "quarter_column"),
+    "channel_statistics": ("design", "scaled_channel", "frame", "statistic"),
+    "curve_strain": ("point",),
+    "curve_stress": ("design", "point"),
+    "frame_strain": ("frame",),
+    "frame_stress": ("design", "frame"),
+    "virial_stress": ("design", "frame"),
+}
+FRAMES, POINTS = len(FRAME_STRAIN), len(CURVE_STRAIN)
+
+
+class ShardAttributes(BaseModel):
+    """Attributes of a shard; there may be more."""
+
+    made_by: Record
+    checksum: str
+    arrays: list[str]
+    versions: dict[str, str]
+    channels: list[str]
+    eulerian_channels: list[str] = []
+
+
+SHARD = Schema(
+    "make this shard again with `crumple rasterise`",
+    PER_DESIGN
+    | {
+        "status": Array("U", ("n",)),
+        "solid": Array("iub", ("n", CELL, CELL)),
+        "frames": Array("f", ("n", FRAMES, len(CHANNELS), CELL, CELL)),
+        "frame_strain": Array("f", (FRAMES,)),
+        "frame_stress": Array("f", ("n", FRAMES)),
+        "virial_stress": Array("f", ("n", FRAMES)),
+        "curve_strain": Array("f", (POINTS,)),
+        "curve_stress": Array("f", ("n", POINTS)),
+        "channel_statistics": Array("f", ("n", len(SCALED), FRAMES, 4)),
+        "energy_gate": Array("b", ("n",)),
+    },
+    optional=GENERATED
+    | {"eulerian": Array("f", ("n", FRAMES, len(EULERIAN_CHANNELS), CELL, CELL))},
+    others=Array("f", ("n",)),  # figures of the simulations
+    format=SHARD_FORMAT,
+    version=SHARD_VERSION,
+    attributes=ShardAttributes,
+)
+
+
+def write_shard(
+    out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapping[str, Any]
+) -> None:
     """Write one shard, whole or not at all.
 
     Parameters
@@ -46,10 +129,11 @@ def write_shard(out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapp
     out
         Folder ``*.zarr``; what it held before is replaced.
     arrays
-        By name. ``frames`` and ``eulerian`` (n, F, C, 96, 96) and ``solid`` (n, 96, 96) get one
-        chunk per design, every other array one chunk.
+        By name, as in ``SHARD``. ``frames`` and ``eulerian`` (n, F, C, 96, 96) and ``solid``
+        (n, 96, 96) get one chunk per design, every other array one chunk.
     attributes
-        Anything that JSON can hold, added to format, units and versions.
+        ``made_by`` (:mod:`crumple.provenance`) and anything else that JSON can hold, added to
+        format, units, versions and checksum.
     """
     compressor = zarr.codecs.ZstdCodec(level=1)
     with atomic_path(out) as temporary:
@@ -63,37 +147,37 @@ def write_shard(out: str | Path, arrays: Mapping[str, NDArray], attributes: Mapp
             )
             dtype = str if values.dtype.kind in "UT" else values.dtype
             array = group.create_array(
-                name, shape=values.shape, dtype=dtype, compressors=[compressor], **layout
+                name,
+                shape=values.shape,
+                dtype=dtype,
+                compressors=[compressor],
+                dimension_names=DIMENSIONS.get(name, ("design",)),
+                **layout,
             )
             array[...] = values.astype(object) if dtype is str else values
         group.attrs.update(
             {
                 "format": SHARD_FORMAT,
-                "version": VERSION,
+                "version": SHARD_VERSION,
                 "arrays": sorted(arrays),
                 "channels": list(CHANNELS),
                 "units": UNITS,
                 "versions": versions(),
                 **attributes,
+                "checksum": hash_arrays(temporary),
             }
         )
 
 
 def open_shard(path: str | Path) -> zarr.Group:
-    """Open a shard for reading.
+    """Open a shard for reading, without a look at the content of its arrays.
 
     Raises
     ------
     UserError
         When there is no shard of this program at ``path``.
     """
-    try:
-        group = zarr.open_group(path, mode="r")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a readable shard: make it again") from error
-    if group.attrs.get("format") != SHARD_FORMAT or group.attrs.get("version") != VERSION:
-        raise UserError(f"{path} is not a crumple shard of version {VERSION}: make it again")
-    return group
+    return open_store(path, SHARD)
 
 
 def versions() -> dict[str, str]:
@@ -133,6 +217,89 @@ def channel_statistics(frames: NDArray, solid: NDArray, frame_strain: NDArray) -
 # --- manifest ---------------------------------------------------------------------------------
 
 
+class ShardEntry(BaseModel):
+    """One shard of a data set."""
+
+    path: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    indices: list[Annotated[int, Field(ge=0)]]
+
+
+class Failure(BaseModel):
+    """A design without a result."""
+
+    index: int
+    reason: str
+
+
+Place = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]  # shard and row
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Split(BaseModel):
+    """Places of the designs of both parts; the order of the held-out ones is random."""
+
+    train: list[Place] = Field(min_length=1)
+    validation: list[Place]
+
+
+class Manifest(BaseModel):
+    """Content of ``dataset.json``; what contradicts itself is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["crumple-dataset"]
+    version: Literal[2]
+    made_by: Record
+    units: dict[str, str]
+    channels: list[str]
+    frame_strain: list[Finite]
+    curve_strain: list[Finite]
+    shards: list[ShardEntry]
+    valid: list[int]
+    failures: list[Failure]
+    energy_gate_exceeded: list[int]
+    split: Split
+    normalisation: dict[str, dict[str, list[Finite]]]
+    config_hash: str
+    versions: dict[str, list[str]]
+
+    @model_validator(mode="after")
+    def _has_the_layout_of_this_program(self) -> Manifest:
+        for name, wanted in {
+            "units": UNITS,
+            "channels": list(CHANNELS),
+            "frame_strain": FRAME_STRAIN.tolist(),
+            "curve_strain": CURVE_STRAIN.tolist(),
+        }.items():
+            if getattr(self, name) != wanted:
+                raise ValueError(f"{name} isn't that of this program")
+        return self
+
+    @model_validator(mode="after")
+    def _names_every_design_once(self) -> Manifest:
+        designs = [index for shard in self.shards for index in shard.indices]
+        sizes = [len(shard.indices) for shard in self.shards]
+        places = [*self.split.train, *self.split.validation]
+        if any(shard >= len(sizes) or row >= sizes[shard] for shard, row in places):
+            raise ValueError("the split names a row that no shard has")
+        valid = sorted(self.shards[shard].indices[row] for shard, row in places)
+        for what, found, wanted in (
+            ("a design stands in two rows", len(set(designs)), len(designs)),
+            ("a design stands twice in the split", len(set(places)), len(places)),
+            ("the split isn't made of the valid designs", valid, sorted(self.valid)),
+            (
+                "valid and failed designs aren't those of the shards",
+                sorted([*self.valid, *(failure.index for failure in self.failures)]),
+                sorted(designs),
+            ),
+            ("energy_gate_exceeded", set(self.energy_gate_exceeded) <= set(self.valid), True),
+        ):
+            if found != wanted:
+                raise ValueError(what)
+        return self
+
+
 def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict[str, Any]:
     """Read shards one after the other and describe the set that they make.
 
@@ -141,91 +308,116 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
     shards
         Folders written by :func:`write_shard`.
     config
-        Settings of the run; ``seed`` and ``dataset`` decide the split.
+        Settings of the run; ``seed`` and ``dataset`` decide the split, the shards must have been
+        made with the others.
     folder
         Where the manifest goes; paths of shards are relative to it.
 
     Raises
     ------
     UserError
-        When a shard cannot be read, a design occurs twice, strains differ between shards, or no
-        design is left for training.
+        When a shard cannot be read, has changed since it was written, was made with other settings
+        or from other designs, a design occurs twice, or no design is left for training.
     """
     entries, valid, failures, ungated, train, held_out = [], [], [], [], [], []
     seen: dict[int, Path] = {}
     found_versions: dict[str, set[str]] = {}
-    strains: dict[str, list[float]] = {}
     training: dict[str, list[NDArray]] = {name: [] for name in TRAINING_ARRAYS}
-    for number, path in enumerate(progress(shards, len(shards), "index", unit="shard")):
-        group = open_shard(path)
-        index, status = group["index"][:], group["status"][:]
-        for name in ("frame_strain", "curve_strain"):
-            values = group[name][:].tolist()
-            if strains.setdefault(name, values) != values:
-                raise UserError(f"{path}: {name} differs from that of {shards[0]}; make both anew")
-        for design in index.tolist():
-            if design in seen:
-                raise UserError(f"design {design} is both in {seen[design]} and in {path}")
-            seen[design] = path
-        for package, version in group.attrs["versions"].items():
-            found_versions.setdefault(package, set()).add(version)
-        gate = group["energy_gate"][:]
-        training_rows = []
-        for row, (design, reason) in enumerate(zip(index.tolist(), status, strict=True)):
-            if reason != "ok":
-                failures.append({"index": design, "reason": str(reason)})
-                continue
-            valid.append(design)
-            if not gate[row]:
-                ungated.append(design)
-            validation, order = in_validation(
-                config.seed, design, config.dataset.validation_fraction
+    wanted = stages_of(config, DATA_STAGES)
+    with closing(_checked_shards(shards)) as checked:
+        steps = progress(checked, len(shards), "index", unit="shard")
+        for number, (path, group, sha256) in enumerate(steps):
+            record = group.attrs["made_by"]
+            require_settings(record, wanted, path)
+            wanted = record["settings"]  # fields too must be the same in all shards
+            index, status = group["index"][:], group["status"][:]
+            require_inputs(record, path, designs=hash_designs(index, group["quarter"][:]))
+            for design in index.tolist():
+                if design in seen:
+                    raise UserError(f"design {design} is both in {seen[design]} and in {path}")
+                seen[design] = path
+            for package, version in group.attrs["versions"].items():
+                found_versions.setdefault(package, set()).add(version)
+            gate = group["energy_gate"][:]
+            training_rows = []
+            for row, (design, reason) in enumerate(zip(index.tolist(), status, strict=True)):
+                if reason != "ok":
+                    failures.append({"index": design, "reason": str(reason)})
+                    continue
+                valid.append(design)
+                if not gate[row]:
+                    ungated.append(design)
+                validation, order = in_validation(
+                    config.seed, design, config.dataset.validation_fraction
+                )
+                if validation:
+                    held_out.append((order, [number, row]))
+                else:
+                    training_rows.append(row)
+            train += [[number, row] for row in training_rows]
+            for name, parts in training.items():
+                parts.append(group[name][:][training_rows])
+            entries.append(
+                {"path": _relative(path, folder), "sha256": sha256, "indices": index.tolist()}
             )
-            if validation:
-                held_out.append((order, [number, row]))
-            else:
-                training_rows.append(row)
-        train += [[number, row] for row in training_rows]
-        for name, parts in training.items():
-            parts.append(group[name][:][training_rows])
-        entries.append(
-            {
-                "path": _relative(path, folder),
-                "sha256": checksum(path),
-                "indices": index.tolist(),
-            }
-        )
     if not train:
         raise UserError(
             f"no design is left for training: {len(valid)} of {len(seen)} are valid; see the "
             "reasons in the shards, or lower dataset.validation_fraction"
         )
     constants = {name: np.concatenate(parts) for name, parts in training.items()}
-    settings = config.model_dump(
-        mode="json",
-        include={"seed", "designs", "mesh", "material", "contact", "loading", "dataset"},
-    )
+    record = made_by("index", config, {"settings": wanted, "inputs": {}})
+    settings = json.dumps(record["settings"], sort_keys=True)
     return {
         "format": FORMAT,
         "version": VERSION,
+        "made_by": record,
         "units": UNITS,
         "channels": list(CHANNELS),
-        **strains,
+        "frame_strain": FRAME_STRAIN.tolist(),
+        "curve_strain": CURVE_STRAIN.tolist(),
         "shards": entries,
         "valid": valid,
         "failures": failures,
         "energy_gate_exceeded": ungated,
         "split": {"train": train, "validation": [place for _, place in sorted(held_out)]},
         "normalisation": normalisation(constants),
-        "config": settings,
-        "config_hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "config_hash": hashlib.sha256(settings.encode()).hexdigest(),
         "versions": {package: sorted(found) for package, found in sorted(found_versions.items())},
     }
 
 
+def shards_of(folder: Path, config: Config) -> list[Path]:
+    """Return the shards that the data set of a run has in a folder."""
+    count = math.ceil(config.designs.count / config.designs.shard_size)
+    return [folder / f"{number:04d}.zarr" for number in range(count)]
+
+
+def _checked_shards(paths: Sequence[Path]) -> Iterator[tuple[Path, zarr.Group, str]]:
+    """Yield shards with their checksums; threads compare these ahead."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for path, (group, sha256) in zip(paths, pool.map(_checked_shard, paths), strict=True):
+            yield path, group, sha256
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _checked_shard(path: Path) -> tuple[zarr.Group, str]:
+    """Open a shard whose arrays are as they were written, and return its checksum too."""
+    group = open_shard(path)
+    if hash_arrays(path) != group.attrs["checksum"]:
+        raise UserError(f"{path} has changed since it was written; {SHARD.advice}")
+    for name, wanted in (("frame_strain", FRAME_STRAIN), ("curve_strain", CURVE_STRAIN)):
+        if not np.array_equal(group[name][:], wanted):
+            raise UserError(f"{path}: {name} isn't that of this program; {SHARD.advice}")
+    return group, hash_folder(path)
+
+
 def write_manifest(shards: Sequence[Path], config: Config, out: Path) -> None:
     """Build and write ``dataset.json``; see :func:`build_manifest`."""
-    manifest = build_manifest(shards, config, out.resolve().parent)
+    out = claim(out, "index")
+    manifest = build_manifest(shards, config, out.parent)
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in manifest.items()]
     save_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -268,44 +460,21 @@ def _relative(path: Path, folder: Path) -> str:
         return path.as_posix()
 
 
-def checksum(shard: str | Path) -> str:
-    """Return a SHA-256 over the names and the content of all files of a shard.
-
-    Hidden files are left out: Snakemake marks the folders that it makes with one.
-    """
-    total = hashlib.sha256()
-    files = (p for p in Path(shard).rglob("*") if p.is_file() and not p.name.startswith("."))
-    for path in sorted(files):
-        total.update(path.relative_to(shard).as_posix().encode())
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """Read ``dataset.json``.
 
     Raises
     ------
     UserError
-        When the file is missing, isn't JSON, or isn't a manifest of this version.
+        When the file is missing, isn't a manifest of this version, or contradicts itself.
     """
-    try:
-        manifest = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read the data set {path}: {reason}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise UserError(f"{path} is not a data set: make one with `crumple index`")
-    if manifest.get("version") != VERSION:
-        raise UserError(
-            f"{path} has version {manifest.get('version')}, this program reads {VERSION}"
-        )
-    return manifest
+    return read_json(path, Manifest, "make it with `crumple index`").model_dump()
 
 
 class Dataset:
     """Designs of a data set by their places (shard, row); shards are opened when needed.
+
+    A shard that is opened has the content that was indexed: its checksum is compared first.
 
     Attributes
     ----------
@@ -329,9 +498,23 @@ class Dataset:
         return self.folder / self.manifest["shards"][number]["path"]
 
     def shard(self, number: int) -> zarr.Group:
-        """Return a shard, opened for reading."""
+        """Return a shard, opened for reading.
+
+        Raises
+        ------
+        UserError
+            When the shard is gone or has changed since the data set was indexed.
+        """
         if number not in self._groups:
-            self._groups[number] = open_shard(self.shard_path(number))
+            path = self.shard_path(number)
+            if not path.is_dir():
+                raise UserError(f"the shard {path} is missing: make it again")
+            if hash_folder(path) != self.manifest["shards"][number]["sha256"]:
+                raise UserError(
+                    f"{path} has changed since the data set was indexed: make this shard again, "
+                    "then run `crumple index`"
+                )
+            self._groups[number] = open_shard(path)
         return self._groups[number]
 
     def read(self, name: str, places: Iterable[Sequence[int]]) -> NDArray:

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from crumple import config as cfg
 from crumple import seeds
-from crumple.atomic import save_npz
+from crumple.atomic import claim, save_npz
 from crumple.errors import UserError
 from crumple.layout import CELL, QUARTER
 from crumple.progress import progress
+from crumple.provenance import hash_designs, made_by
+from crumple.readers import Array, Schema, npz_names, read_npz, refusing
+
+PER_DESIGN = {
+    "index": Array("iu", ("n",), low=0),
+    "quarter": Array("iu", ("n", QUARTER, QUARTER), low=0, high=1),
+    "seed": Array("iu", ("n",)),
+    "threshold": Array("f", ("n",)),
+    "solid_fraction": Array("f", ("n",)),
+    "tries": Array("iu", ("n",)),
+}
+GENERATED = {name: Array("iu", ("n",), low=0) for name in ("target", "candidate", "rank")}
+DESIGNS = Schema(
+    "make it again with `crumple sample` or `crumple extract`",
+    {"made_by": Array("U")} | PER_DESIGN,
+    optional=GENERATED | {"status": Array("U", ("n",))},
+)
 
 MOST_TRIES = 100_000  # half a minute; the default settings need 36 on average
 
@@ -128,13 +145,15 @@ def sample_shard(config: cfg.Config, shard: int, out: Path) -> str:
     """Write one shard of the designs of a run and return its :func:`statistics`.
 
     The file holds ``index`` (n) int64, ``quarter`` (n, 48, 48) uint8 (the upper left quarter,
-    1 solid, row 0 = top), ``seed``, ``threshold``, ``solid_fraction`` and ``tries`` (n).
+    1 solid, row 0 = top), ``seed``, ``threshold``, ``solid_fraction``, ``tries`` (n) and
+    ``made_by``, its record (:mod:`crumple.provenance`).
 
     Raises
     ------
     UserError
         When the run has no such shard.
     """
+    out = claim(out, "sample")
     settings = config.designs
     first = shard * settings.shard_size
     index = np.arange(first, min(first + settings.shard_size, settings.count))
@@ -145,10 +164,12 @@ def sample_shard(config: cfg.Config, shard: int, out: Path) -> str:
     found = [sample(config.seed, int(i), settings) for i in steps]
     tries = np.array([design.tries for design in found])
     solid_fraction = np.array([design.quarter.mean() for design in found])
+    quarter = np.stack([design.quarter for design in found])
     save_npz(
         out,
+        made_by=json.dumps(made_by("sample", config, designs=hash_designs(index, quarter))),
         index=index,
-        quarter=np.stack([design.quarter for design in found]),
+        quarter=quarter,
         seed=np.full(len(index), config.seed),
         threshold=np.array([design.threshold for design in found]),
         solid_fraction=solid_fraction,
@@ -173,6 +194,9 @@ def statistics(tries: np.ndarray, solid_fraction: np.ndarray) -> str:
     return "\n".join(lines)
 
 
+FOREIGN = "give a PNG image, or an npz file of one binary array"
+
+
 def read_design(path: str | Path) -> np.ndarray:
     """Read one design of the user's as a unit cell and check that it can be compressed.
 
@@ -195,12 +219,7 @@ def read_design(path: str | Path) -> np.ndarray:
     """
     path = Path(path)
     image = _read_png(path) if path.suffix.lower() == ".png" else _read_npz(path)
-    if image.shape not in ((QUARTER, QUARTER), (CELL, CELL)):
-        shape = "x".join(map(str, image.shape)) or "one number"
-        raise UserError(
-            f"{path}: the design is {shape}; give {QUARTER}x{QUARTER} pixels (the upper left "
-            f"quarter) or {CELL}x{CELL} (the unit cell)"
-        )
+    _check_size(path, image.shape)
     if not np.isin(image, (0, 1)).all():
         raise UserError(f"{path}: the design is not binary; give only 1 (solid) and 0 (void)")
     cell = mirror(image) if len(image) == QUARTER else image
@@ -208,12 +227,18 @@ def read_design(path: str | Path) -> np.ndarray:
     return cell.astype(np.uint8)
 
 
+def _check_size(path: Path, shape: tuple[int, ...]) -> None:
+    if shape not in ((QUARTER, QUARTER), (CELL, CELL)):
+        raise UserError(
+            f"{path}: the design is {'x'.join(map(str, shape))}; give {QUARTER}x{QUARTER} pixels "
+            f"(the upper left quarter) or {CELL}x{CELL} (the unit cell)"
+        )
+
+
 def _read_png(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            pixels = file.convert("RGBA")
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a PNG image") from error
+    with refusing(path, "give a PNG image"), Image.open(path, formats=["PNG"]) as file:
+        _check_size(path, file.size[::-1])  # before it is decoded
+        pixels = file.convert("RGBA")
     paper = Image.new("RGBA", pixels.size, "white")
     grey = np.asarray(Image.alpha_composite(paper, pixels).convert("L"))
     if np.any((grey > 50) & (grey < 205)):
@@ -222,14 +247,12 @@ def _read_png(path: Path) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path) as file:
-            names = [name for name in ("quarter", "cell") if name in file] or file.files
-            if len(names) == 1:
-                return file[names[0]]
-    except (ValueError, EOFError, AttributeError, BadZipFile) as error:
-        raise UserError(f"{path} is neither a PNG image nor an npz file of arrays") from error
-    raise UserError(f"{path} holds several arrays; call the design `quarter` or `cell`")
+    found = npz_names(path, FOREIGN)
+    names = [name for name in ("quarter", "cell") if name in found] or found
+    if len(names) != 1:
+        raise UserError(f"{path} holds several arrays; call the design `quarter` or `cell`")
+    design = Array("iufb", ("rows", "columns"))
+    return read_npz(path, Schema(FOREIGN, {names[0]: design}, foreign=True))[names[0]]
 
 
 def check_cell(cell: np.ndarray, where: str) -> None:

@@ -13,7 +13,6 @@ mesh, and the frames agree with the platen reaction (benchmarks/fields.py compar
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -24,13 +23,23 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from crumple.atomic import claim
+from crumple.config import Config
 from crumple.dataset import ENERGY_GATE, channel_statistics, write_shard
-from crumple.designs import mirror
-from crumple.errors import UserError
+from crumple.designs import DESIGNS, mirror
 from crumple.fem.elements import GAUSS_POINTS, shape_functions, shape_gradients
 from crumple.fem.material import von_mises
 from crumple.layout import CELL, CHANNELS, CURVE_STRAIN, EULERIAN_CHANNELS, FRAME_STRAIN
 from crumple.progress import progress
+from crumple.provenance import (
+    hash_designs,
+    made_by,
+    read_record,
+    require_inputs,
+    require_settings,
+)
+from crumple.readers import read_npz
+from crumple.simulation import SIMULATION, read_simulation
 
 GATED_ENERGIES = ("kinetic", "barrier", "opening")
 SUBSAMPLES = 5  # per pixel and direction; odd, so that one of them is the pixel centre
@@ -281,29 +290,33 @@ def eulerian_frames(simulation: Mapping[str, NDArray]) -> NDArray[np.float32]:
 # --- stage -------------------------------------------------------------------------------------
 
 
-def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> None:
+def rasterise(config: Config, designs: Path, simulations: Path, out: Path) -> None:
     """Turn the simulations of one shard of designs into a shard of the data set.
 
     Parameters
     ----------
+    config
+        Settings of the run; ``fields`` counts here. With ``fields.eulerian`` the shard also holds
+        ``eulerian`` (n, F, 3, 96, 96), fields on the deformed cell.
     designs
         npz file of the designs: ``index``, ``quarter`` and facts about how they were found.
     simulations
         Folder with one ``{index:06d}.npz`` per design.
     out
         Shard to write; see :mod:`crumple.dataset`.
-    eulerian
-        Also store ``eulerian`` (n, F, 3, 96, 96), fields on the deformed cell.
 
     Raises
     ------
     UserError
-        When a file is missing or unreadable.
+        When a file is missing or unreadable, or holds the simulation of another design, or one
+        with other settings than the rest.
     """
-    known = read_npz(designs)
+    out, eulerian = claim(out, "rasterise", folder=True), config.fields.eulerian
+    known = read_npz(designs, DESIGNS)
+    record = read_record(known["made_by"], designs, DESIGNS.advice)
     index = known["index"].tolist()
     count, steps = len(index), len(FRAME_STRAIN)
-    arrays = {name: known[name] for name in known if name not in ("status", "frames", "solid")}
+    arrays = {name: known[name] for name in known if name not in ("status", "made_by")}
     arrays |= {
         "frames": np.zeros((count, steps, len(CHANNELS), CELL, CELL), np.float16),
         "solid": np.array([mirror(quarter) for quarter in known["quarter"]]),
@@ -319,9 +332,14 @@ def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> No
         arrays["eulerian"] = np.zeros(
             (count, steps, len(EULERIAN_CHANNELS), CELL, CELL), np.float16
         )
-    status = []
+    status, wanted = [], {}
     for row, number in enumerate(progress(index, count, f"rasterise {out.stem}")):
-        simulation = read_npz(simulations / f"{number:06d}.npz")
+        path = simulations / f"{number:06d}.npz"
+        simulation = read_simulation(path)
+        found = read_record(simulation["made_by"], path, SIMULATION.advice)
+        require_inputs(found, path, designs=hash_designs([number], [known["quarter"][row]]))
+        wanted = wanted if row else found["settings"]
+        require_settings(found, wanted, path)
         status.append(str(simulation["status"]))
         for name, value in quality_figures(simulation).items():
             arrays.setdefault(name, np.full(count, np.nan, np.float32))[row] = value
@@ -341,7 +359,12 @@ def rasterise(designs: Path, simulations: Path, out: Path, eulerian: bool) -> No
         if eulerian:
             arrays["eulerian"][row] = eulerian_frames(simulation)
     arrays["status"] = np.array(status)
-    write_shard(out, arrays, {"eulerian_channels": EULERIAN_CHANNELS} if eulerian else {})
+    attributes = {
+        "made_by": made_by("rasterise", config, {"settings": wanted, "inputs": {}}, record)
+    }
+    if eulerian:
+        attributes["eulerian_channels"] = EULERIAN_CHANNELS
+    write_shard(out, arrays, attributes)
 
 
 def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
@@ -363,18 +386,3 @@ def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
         for name in GATED_ENERGIES:
             figures[f"{name}_ratio"] = np.nanmax(energy[name][1:] / internal, initial=0.0)
     return figures
-
-
-def read_npz(path: Path) -> dict[str, NDArray]:
-    """Read all arrays of an npz file.
-
-    Raises
-    ------
-    UserError
-        When the file is missing or damaged.
-    """
-    try:
-        with np.load(path) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {path} ({error}): run the stage that makes it") from error

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crumple.dataset import ENERGY_GATE, Dataset, checksum
+from crumple.dataset import ENERGY_GATE, Dataset
 from crumple.errors import UserError
 from crumple.layout import SCALED, UNITS
 from crumple.progress import progress
@@ -64,9 +64,11 @@ def overview(dataset: Dataset) -> Overview:
     places, curves, imbalance, damaged = [], [], [], []
     entries = dataset.manifest["shards"]
     for number, entry in enumerate(progress(entries, len(entries), "inspect", unit="shard")):
-        if checksum(dataset.shard_path(number)) != entry["sha256"]:
+        try:
+            shard = dataset.shard(number)
+        except UserError:
             damaged.append(entry["path"])
-        shard = dataset.shard(number)
+            continue
         valid = np.flatnonzero(shard["status"][:] == "ok")
         places.append(np.stack([np.full(len(valid), number), valid], axis=-1))
         curves.append(shard["curve_stress"][:][valid])
@@ -76,6 +78,8 @@ def overview(dataset: Dataset) -> Overview:
             array = shard[name]
             if array.shape == (len(entry["indices"]),) and array.dtype.kind in "iuf":
                 columns.setdefault(name, []).append(array[:])
+    if not places:
+        raise UserError(f"all shards of {dataset.folder} have changed since they were indexed")
     joined = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Overview(
         joined["solid_fraction"],

@@ -10,6 +10,7 @@ element suffers.
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -23,10 +24,12 @@ import shapely
 from crumple import outline
 from crumple.atomic import fingerprint, resumable_folder, save_npz
 from crumple.config import Config
-from crumple.designs import check_cell, mirror
+from crumple.designs import DESIGNS, check_cell, mirror
 from crumple.errors import UserError
 from crumple.outline import FREE, SIDES, TOUCH, Ring, cross
 from crumple.progress import progress
+from crumple.provenance import hash_designs, made_by, read_record
+from crumple.readers import Array, Schema, read_npz
 
 LARGEST_BEND = np.radians(45)  # of the outline along one chord; chords are shortened up to half
 FEWEST_CHORDS = 4  # around a closed curve
@@ -37,6 +40,16 @@ SMOOTHING_PASSES = 4
 WORST_ACCEPTED = 0.1  # scaled Jacobian of a mesh that is not tried again
 MATCH = 2e-3  # largest difference between opposite sides that is evened out, in cell sides
 FALLBACKS = (1.0, 0.93, 0.86, 0.8, 0.7)  # element sizes tried in turn, relative to the one asked
+
+
+NODES = Array("f", ("nodes", 2), low=-0.5, high=1.5)
+CELLS = Array("iu", ("cells", 4), low=0)
+MESH = Schema(
+    "make it again with `crumple mesh`",
+    {"made_by": Array("U"), "status": Array("U"), "nodes": NODES, "cells": CELLS},
+    optional={"fallback": Array("U")},
+    others=Array("f"),
+)
 
 
 class MeshFailure(Exception):
@@ -205,9 +218,10 @@ def quality(mesh: Mesh) -> dict[str, float]:
 def mesh_shard(config: Config, designs: Path, out: Path) -> None:
     """Mesh one shard of designs, one file ``{index:06d}.npz`` each.
 
-    A file holds ``status`` ('ok' or the reason of the failure), ``nodes``, ``cells``, the figures
-    of :func:`quality`, ``fallback`` (empty, or what was changed to get a mesh) and
-    ``cpu_seconds``. Designs that an interrupted run has meshed already are kept.
+    A file holds ``made_by`` (:mod:`crumple.provenance`), ``status`` ('ok' or the reason of the
+    failure), ``nodes``, ``cells``, the figures of :func:`quality`, ``fallback`` (empty, or what was
+    changed to get a mesh) and ``cpu_seconds``. Designs that an interrupted run has meshed already
+    are kept.
 
     Parameters
     ----------
@@ -218,23 +232,42 @@ def mesh_shard(config: Config, designs: Path, out: Path) -> None:
     out
         Folder, written as ``{out}.partial`` and renamed when complete.
     """
-    with np.load(designs) as file:
-        index, quarters = file["index"], file["quarter"]
-        status = file["status"] if "status" in file else np.full(len(index), "ok")
-    key = {"stage": "mesh", "mesh": config.mesh.model_dump(), "designs": fingerprint([designs])}
+    known = read_npz(designs, DESIGNS)
+    index, quarters = known["index"], known["quarter"]
+    status = known.get("status", np.full(len(index), "ok"))
+    record = made_by("mesh", config, read_record(known["made_by"], designs, DESIGNS.advice))
     steps = list(zip(index, quarters, status, strict=True))
+    key = record | {"files": fingerprint([designs])}
     with resumable_folder(out, key) as folder, gmsh_session():
         for i, quarter, reason in progress(steps, len(steps), f"mesh {Path(designs).stem}"):
             path = folder / f"{i:06d}.npz"
             if path.exists():
                 continue
             if reason == "ok":
-                save_npz(path, **_mesh_record(mirror(quarter), config.mesh.element_size))
+                result = _try_to_mesh(mirror(quarter), config.mesh.element_size)
             else:
-                save_npz(path, **_failure(f"not acceptable: {reason}"))
+                result = _failure(f"not acceptable: {reason}")
+            own = record | {"inputs": {"designs": hash_designs([i], [quarter])}}
+            save_npz(path, made_by=json.dumps(own), **result)
 
 
-def _mesh_record(cell: np.ndarray, h: float) -> dict[str, Any]:
+def read_mesh(path: Path) -> dict[str, np.ndarray]:
+    """Read a file of :func:`mesh_shard`.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged, or cells name nodes that aren't there.
+    """
+    mesh = read_npz(path, MESH)
+    if mesh["cells"].max(initial=-1) >= len(mesh["nodes"]):
+        raise UserError(
+            f"cannot read {path}: its cells name nodes that aren't there; {MESH.advice}"
+        )
+    return mesh
+
+
+def _try_to_mesh(cell: np.ndarray, h: float) -> dict[str, Any]:
     start = time.process_time()
     try:
         check_cell(cell, "design")

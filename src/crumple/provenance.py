@@ -160,6 +160,31 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def require_inputs(record: Mapping[str, Any], where: str | Path, **inputs: str) -> None:
+    """Raise unless an artefact was made from what is given.
+
+    Parameters
+    ----------
+    record
+        Of the artefact.
+    where
+        What the sentence calls the artefact.
+    inputs
+        Hashes of what is given, by the names in the record.
+
+    Raises
+    ------
+    UserError
+        One sentence that says what doesn't belong to what.
+    """
+    for name, given in inputs.items():
+        if record["inputs"].get(name) != given:
+            raise UserError(
+                f"{where} doesn't belong to the {name} given here: make it again from these, or "
+                "give those that it was made from"
+            )
+
+
 def require_settings(
     record: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], where: str | Path
 ) -> None:

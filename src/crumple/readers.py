@@ -70,6 +70,8 @@ class Schema:
         By name: those that must and those that may be there.
     others
         What every further array must be; None where there are none.
+    foreign
+        The file comes from elsewhere: further arrays are left unread.
     format, version
         Of a store: its attributes of these names.
     attributes
@@ -80,6 +82,7 @@ class Schema:
     arrays: Mapping[str, Array]
     optional: Mapping[str, Array] = field(default_factory=dict)
     others: Array | None = None
+    foreign: bool = False
     format: str = ""
     version: int = 1
     attributes: type[BaseModel] | None = None
@@ -104,7 +107,7 @@ def read_json(path: str | Path, model: type[Model], advice: str) -> Model:
         fit the model.
     """
     path = Path(path)
-    with _refusing(path, advice):
+    with refusing(path, advice):
         text = _regular(path, LARGEST_TEXT).read_text(encoding="utf-8")
         parse_json(text)
         return model.model_validate_json(text, strict=True)
@@ -186,15 +189,10 @@ def read_npz(path: str | Path, schema: Schema) -> dict[str, NDArray]:
         When the file is missing or damaged, or its arrays aren't those of the schema.
     """
     path = Path(path)
-    with _refusing(path, schema.advice), zipfile.ZipFile(_regular(path)) as archive:
-        members = {}
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            if name in members:
-                raise ValueError(f"it holds the array {name} twice")
-            members[name] = member
+    with refusing(path, schema.advice), zipfile.ZipFile(_regular(path)) as archive:
+        members = _members(archive)
         names = _checked_names(members, schema)
-        _check_size(sum(member.file_size for member in members.values()), LARGEST_NPZ)
+        _check_size(sum(members[name].file_size for name in names), LARGEST_NPZ)
         sizes: dict[str, int] = {}
         arrays = {}
         for name in names:
@@ -202,6 +200,23 @@ def read_npz(path: str | Path, schema: Schema) -> dict[str, NDArray]:
                 size = members[name].file_size
                 arrays[name] = _read_npy(file, size, name, _spec(schema, name), sizes)
         return arrays
+
+
+def npz_names(path: str | Path, advice: str) -> list[str]:
+    """Return the names of the arrays of an npz file; see :func:`read_npz`."""
+    path = Path(path)
+    with refusing(path, advice), zipfile.ZipFile(_regular(path)) as archive:
+        return list(_members(archive))
+
+
+def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    members = {}
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name in members:
+            raise ValueError(f"it holds the array {name} twice")
+        members[name] = member
+    return members
 
 
 def open_store(path: str | Path, schema: Schema) -> zarr.Group:
@@ -223,7 +238,7 @@ def open_store(path: str | Path, schema: Schema) -> zarr.Group:
     import zarr  # takes half a second, and most commands do without
 
     path = Path(path)
-    with _refusing(path, schema.advice):
+    with refusing(path, schema.advice):
         if not path.is_dir():
             raise ValueError("there is no such folder")
         group = zarr.open_group(path, mode="r", zarr_format=3)
@@ -252,7 +267,7 @@ def open_store(path: str | Path, schema: Schema) -> zarr.Group:
 
 
 @contextmanager
-def _refusing(path: Path, advice: str) -> Iterator[None]:
+def refusing(path: Path, advice: str) -> Iterator[None]:
     """Turn whatever reading a file raises into one sentence."""
     try:
         yield
@@ -310,7 +325,7 @@ def _checked_names(names: Iterable[str], schema: Schema) -> list[str]:
     if missing:
         raise ValueError(f"it lacks the array{'s' * (len(missing) > 1)} {', '.join(missing)}")
     known = [name for name in (*schema.arrays, *schema.optional) if name in found]
-    unknown = sorted(found.difference(known))
+    unknown = [] if schema.foreign else sorted(found.difference(known))
     if unknown and schema.others is None:
         raise ValueError(f"it holds an unknown array {unknown[0]!r}")
     return known + unknown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,41 @@ from crumple.designs import read_design
 from crumple.errors import UserError
 from crumple.fem.compression import compress
 from crumple.fem.output import write_results
-from crumple.meshing import MeshFailure, gmsh_session, mesh_cell
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
+from crumple.meshing import CELLS, MESH, NODES, MeshFailure, gmsh_session, mesh_cell, read_mesh
 from crumple.progress import progress
+from crumple.provenance import made_by, read_record
+from crumple.readers import Array, Schema, read_npz
+
+LARGEST = 6e4  # cell sides or MPa; pixels are stored as float16
+ENERGIES = ("elastic", "plastic", "kinetic", "barrier", "opening")  # that are looked at later
+STEPS, FRAMES = len(CURVE_STRAIN), len(FRAME_STRAIN)
+RESULTS = {  # see crumple.fem.compression.compress
+    "frame_strain": Array("f", (FRAMES,)),
+    "frame_stress": Array("f", (FRAMES,)),
+    "u": Array("f", (FRAMES, "nodes", 2)),
+    "cauchy": Array("f", (FRAMES, "cells", 4, 4)),
+    "equivalent_plastic_strain": Array("f", (FRAMES, "cells", 4)),
+    "curve_strain": Array("f", (STEPS,)),
+    "curve_stress": Array("f", (STEPS,)),
+    "energies": Array("f", (STEPS, "kinds")),
+    "energy_names": Array("U", ("kinds",)),
+}
+SIMULATION = Schema(
+    "make it again with `crumple simulate`",
+    {"made_by": Array("U"), "status": Array("U"), "nodes": NODES, "cells": CELLS},
+    optional=RESULTS,
+    others=Array("iuf"),
+)
 
 
 def simulate_shard(config: Config, meshes: Path, out: Path) -> None:
     """Compress every mesh of a shard, one file ``{index:06d}.npz`` each.
 
-    A file holds what :func:`crumple.fem.compression.compress` returns; a design that could not be
-    meshed or did not reach the last strain has the reason as its ``status``. Designs that an
-    interrupted run has finished are kept.
+    A file holds ``made_by`` (:mod:`crumple.provenance`) and what
+    :func:`crumple.fem.compression.compress` returns; a design that could not be meshed or did not
+    reach the last strain has the reason as its ``status``. Designs that an interrupted run has
+    finished are kept.
 
     Parameters
     ----------
@@ -40,11 +66,7 @@ def simulate_shard(config: Config, meshes: Path, out: Path) -> None:
     files = sorted(Path(meshes).glob("*.npz"))
     if not files:
         raise UserError(f"there are no meshes in {meshes}: run `crumple mesh` first")
-    key = {
-        "stage": "simulate",
-        "config": config.model_dump(include={"material", "contact", "loading"}),
-        "meshes": fingerprint(files),
-    }
+    key = made_by("simulate", config) | {"files": fingerprint(files)}
     with resumable_folder(out, key) as folder:
         for path in progress(files, len(files), f"simulate {Path(meshes).name}"):
             if not (folder / path.name).exists():
@@ -52,14 +74,36 @@ def simulate_shard(config: Config, meshes: Path, out: Path) -> None:
 
 
 def _simulate_file(path: Path, config: Config) -> dict[str, np.ndarray]:
-    with np.load(path) as mesh:
-        status, nodes, cells = str(mesh["status"]), mesh["nodes"], mesh["cells"]
-    if status != "ok":
-        return {"status": status, "nodes": nodes, "cells": cells}
-    try:
-        return compress(nodes, cells, config)
-    except UserError as reason:
-        return {"status": f"not simulated: {reason}", "nodes": nodes, "cells": cells}
+    mesh = read_mesh(path)
+    record = made_by("simulate", config, read_record(mesh["made_by"], path, MESH.advice))
+    result = {"status": str(mesh["status"]), "nodes": mesh["nodes"], "cells": mesh["cells"]}
+    if result["status"] == "ok":
+        try:
+            result = compress(mesh["nodes"], mesh["cells"], config)
+        except UserError as reason:
+            result["status"] = f"not simulated: {reason}"
+    return {"made_by": json.dumps(record)} | result
+
+
+def read_simulation(path: Path) -> dict[str, np.ndarray]:
+    """Read a file of :func:`simulate_shard`.
+
+    Raises
+    ------
+    UserError
+        When the file is missing or damaged, or lacks the result of a design that was compressed.
+    """
+    result = read_npz(path, SIMULATION)
+    if str(result["status"]) == "ok":
+        missing = [name for name in RESULTS if name not in result]
+        if missing:
+            raise UserError(f"cannot read {path}: it lacks {missing[0]}; {SIMULATION.advice}")
+        for name in ("frame_stress", "u", "cauchy", "curve_stress"):
+            if not (np.abs(result[name]) <= LARGEST).all():
+                raise UserError(f"cannot read {path}: {name} isn't finite; {SIMULATION.advice}")
+        if not set(ENERGIES) <= set(result["energy_names"].tolist()):
+            raise UserError(f"cannot read {path}: energies are missing; {SIMULATION.advice}")
+    return result
 
 
 def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.ndarray]:

@@ -2,11 +2,14 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
+import zarr
 
-from crumple import dataset, seeds
+import synthetic
+from crumple import cli, dataset, provenance, seeds
 from crumple.config import parse_config
 from crumple.designs import mirror
 from crumple.errors import UserError
@@ -14,7 +17,7 @@ from crumple.inspection import describe, inspect, overview
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 
 
-def shard(path, indices, level=1.0, failed=()):
+def shard(path, indices, level=1.0, failed=(), settings=None):
     """Write a shard of blob-like designs whose stress is ``level`` times its index."""
     rng = np.random.default_rng(indices[0])
     n = len(indices)
@@ -28,10 +31,13 @@ def shard(path, indices, level=1.0, failed=()):
     for row in failed:
         status[row], frames[row] = "not converged at a strain of 0.12", 0
     mean = -frames[:, :, 2].astype(float).mean(axis=(2, 3)) / (1 - FRAME_STRAIN)
+    record = synthetic.shard_record(settings or config(), indices, quarter)
     dataset.write_shard(
         path,
         {
             "index": np.array(indices),
+            "seed": np.zeros(n, np.int64),
+            "threshold": np.full(n, 0.3),
             "status": status,
             "quarter": quarter,
             "tries": np.full(n, 10),
@@ -52,7 +58,7 @@ def shard(path, indices, level=1.0, failed=()):
             "energy_gate": np.arange(n) > 0,
             "newton_iterations": np.full(n, 100.0),
         },
-        {"note": "test"},
+        {"note": "test", "made_by": record},
     )
     return path
 
@@ -109,7 +115,9 @@ def test_manifest_names_every_design_once(manifest_path):
         (1, r) for r in range(6)
     ]
     assert [entry["path"] for entry in manifest["shards"]] == ["0000.zarr", "0001.zarr"]
-    assert manifest["config"]["dataset"]["validation_fraction"] == 0.3
+    settings = manifest["made_by"]["settings"]
+    assert settings["index"]["dataset"]["validation_fraction"] == 0.3
+    assert settings["simulate"]["contact"]["friction"] == 0.4
     assert manifest["versions"]["zarr"]
 
 
@@ -123,6 +131,10 @@ def test_split_depends_on_seed_and_index_only(tmp_path, manifest_path):
     files = [shard(other / f"{k}.zarr", range(2 * k, 2 * k + 2)) for k in range(7)]
     dataset.write_manifest(files[::-1], config(), other / "dataset.json")
     assert [i for i in held_out(other / "dataset.json") if i != 2] == first
+    files = [
+        shard(other / f"{k}.zarr", range(2 * k, 2 * k + 2), settings=config(seed=1))
+        for k in range(7)
+    ]
     dataset.write_manifest(files, config(seed=1), other / "dataset.json")
     assert held_out(other / "dataset.json") != first
     fraction = np.mean([seeds.in_validation(5, i, 0.1)[0] for i in range(4000)])
@@ -154,7 +166,9 @@ def test_manifest_refuses_bad_shards(tmp_path, shards):
     twice = shard(tmp_path / "0002.zarr", range(5, 7))
     with pytest.raises(UserError, match="design 5 is both in"):
         dataset.build_manifest([*shards, twice], config(), tmp_path)
-    with pytest.raises(UserError, match="not a readable shard"):
+    with pytest.raises(
+        UserError, match="none.zarr: there is no such folder; make this shard again"
+    ):
         dataset.build_manifest([tmp_path / "none.zarr"], config(), tmp_path)
     all_failed = shard(tmp_path / "0003.zarr", range(20, 22), failed=[0, 1])
     with pytest.raises(UserError, match="no design is left for training"):
@@ -163,10 +177,10 @@ def test_manifest_refuses_bad_shards(tmp_path, shards):
 
 def test_reading_a_manifest_says_what_is_wrong(tmp_path):
     path = tmp_path / "dataset.json"
-    with pytest.raises(UserError, match="cannot read the data set"):
+    with pytest.raises(UserError, match="cannot read .*dataset.json: No such file"):
         dataset.read_manifest(path)
     path.write_text("{")
-    with pytest.raises(UserError, match="cannot read the data set"):
+    with pytest.raises(UserError, match="cannot read .*dataset.json"):
         dataset.read_manifest(path)
     path.write_text(json.dumps({"format": "else"}))
     with pytest.raises(UserError, match="crumple index"):
@@ -196,6 +210,160 @@ def test_inspect_counts_and_finds_damage(tmp_path, manifest_path, recwarn):
     victim.write_bytes(content)
     with pytest.raises(UserError, match=r"0001\.zarr"):
         inspect(manifest_path, None)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def chunks(path):
+    """Files of a shard that hold values."""
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.name != "zarr.json")
+
+
+def damage(path, how):
+    if how == "missing":  # zarr reads zeros instead
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_a_damaged_shard_is_not_indexed(tmp_path, shards, how):
+    """Whatever file is damaged; formerly the damaged shard got a valid checksum."""
+    for k, chunk in enumerate(chunks(shards[1])[::5]):
+        copy = shutil.copytree(shards[1], tmp_path / f"{k}" / "0001.zarr")
+        damage(copy / chunk.relative_to(shards[1]), how)
+        with pytest.raises(UserError, match=r"0001.zarr has changed .* make this shard again"):
+            dataset.build_manifest([shards[0], copy], config(), tmp_path)
+    assert k > 1
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_a_shard_that_was_damaged_later_is_not_read(manifest_path, shards, how):
+    damage(chunks(shards[1])[-1], how)
+    data = dataset.Dataset(manifest_path)
+    assert data.read("index", [(0, 1)]) == [1]
+    with pytest.raises(UserError, match=r"0001.zarr has changed .* make this shard again"):
+        data.read("index", [(1, 1)])
+    shutil.rmtree(shards[0])
+    with pytest.raises(UserError, match=r"0000.zarr is missing: make it again"):
+        dataset.Dataset(manifest_path).shard(0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"contact": {"friction": 0.1}}, "contact.friction 0.4 instead of 0.1"),
+        ({"mesh": {"element_size": 0.02}}, "mesh.element_size 0.014 instead of 0.02"),
+        ({"designs": {"threshold_max": 0.5}}, "designs.threshold_max 0.6 instead of 0.5"),
+        ({"seed": 3}, "seed 0 instead of 3"),
+    ],
+)
+def test_shards_of_other_settings_are_not_indexed(tmp_path, shards, changed, reason):
+    now = parse_config(changed | {"dataset": {"validation_fraction": 0.3}})
+    with pytest.raises(UserError, match=f"0000.zarr was made with other settings .{reason}"):
+        dataset.write_manifest(shards, now, tmp_path / "dataset.json")
+    assert not (tmp_path / "dataset.json").exists()
+    other = shard(tmp_path / "0002.zarr", range(14, 18), settings=now)
+    with pytest.raises(UserError, match="0002.zarr was made with other settings"):
+        dataset.build_manifest([*shards, other], config(), tmp_path)
+
+
+def test_the_number_of_designs_may_grow(tmp_path, shards):
+    more = parse_config({"designs": {"count": 10_000, "shard_size": 50}})
+    assert dataset.build_manifest(shards, more, tmp_path)["valid"]
+
+
+def test_a_shard_whose_designs_were_exchanged_is_not_indexed(tmp_path):
+    path = shard(tmp_path / "0000.zarr", range(4))
+    group = zarr.open_group(path, mode="a")
+    group["quarter"][0] = 1 - group["quarter"][0]
+    group.attrs["checksum"] = provenance.hash_arrays(path)
+    with pytest.raises(UserError, match="0000.zarr doesn't belong to the designs"):
+        dataset.build_manifest([path], config(), tmp_path)
+
+
+def change(manifest, path, value):
+    """Set one value of a nested structure; ``...`` deletes it."""
+    *way, last = path
+    for key in way:
+        manifest = manifest[key]
+    if value is ...:
+        del manifest[last]
+    else:
+        manifest[last] = value(manifest[last]) if callable(value) else value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (["frame_strain"], lambda s: [100 * x for x in s], "frame_strain isn't that of this"),
+        (["curve_strain"], lambda s: s[:-1], "curve_strain isn't that of this program"),
+        (["split", "validation", 0], [0, -1], "greater than or equal to 0"),
+        (["split", "train", 0], [0, 99], "a row that no shard has"),
+        (["split", "train", 0], [9, 0], "a row that no shard has"),
+        (["split", "train", 0], [0, 2], "the split isn't made of the valid designs"),
+        (["split", "train", 0], [0, 1.5], "valid integer"),
+        (["split", "train"], [], "at least 1 item"),
+        (["split", "train"], lambda s: [*s, s[0]], "twice in the split"),
+        (["shards", 0, "indices", 0], 13, "in two rows"),
+        (["shards", 0, "indices"], lambda s: s[:-1], "a row that no shard has"),
+        (["shards", 0, "sha256"], "abc", "should match pattern"),
+        (["valid", 0], True, "valid integer"),
+        (["failures"], [], "valid and failed designs aren't those of the shards"),
+        (["normalisation", "u1", "mean", 0], "0", "valid number"),
+        (["channels"], ["u2", "u1", "s22", "mises"], "channels isn't that of this program"),
+        (["units", "s22"], "Pa", "units isn't that of this program"),
+        (["version"], 1, "'version' = 1"),
+        (["split"], ..., "'split' is missing"),
+        (["extra"], 1, "'extra' is unknown"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(manifest_path, path, value, reason):
+    manifest = json.loads(manifest_path.read_text())
+    if path == ["extra"]:
+        manifest["extra"] = 0
+    change(manifest, path, value)
+    manifest_path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=reason) as caught:
+        dataset.Dataset(manifest_path)
+    assert str(caught.value).endswith("make it with `crumple index`")
+
+
+def test_training_designs_are_not_validated_on(manifest_path):
+    manifest = json.loads(manifest_path.read_text())
+    manifest["split"]["validation"] = manifest["split"]["train"]
+    manifest_path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="twice in the split"):
+        dataset.Dataset(manifest_path)
+
+
+def test_index_takes_the_folder_of_all_shards(tmp_path):
+    """The names of thousands of shards are longer than a command may be."""
+    settings = tmp_path / "config.yaml"
+    settings.write_text("designs: {count: 10, shard_size: 4}\nevaluation: {held_out: 0}")
+    for k in range(4):  # the last one is left from a larger data set
+        shard(tmp_path / f"shards/{k:04d}.zarr", range(4 * k, 4 * k + 4 - 2 * (k == 2)))
+    out = tmp_path / "dataset.json"
+    command = ["index", "--config", str(settings), "--shards", str(tmp_path / "shards")]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    manifest = dataset.read_manifest(out)
+    assert [entry["path"] for entry in manifest["shards"]] == [
+        f"shards/{k:04d}.zarr" for k in range(3)
+    ]
+    shutil.rmtree(tmp_path / "shards/0001.zarr")
+    assert cli.main([*command, "--out", str(out)]) == 1
+
+
+def test_xarray_opens_a_shard(shards):
+    xarray = pytest.importorskip("xarray")
+    opened = xarray.open_zarr(shards[0], consolidated=False)
+    assert opened["frames"].dims == ("design", "frame", "channel", "row", "column")
+    assert opened["curve_stress"].dims == ("design", "point")
+    assert dict(opened.sizes)["design"] == 8
+    assert opened["frames"][3].isel(channel=2).values.max() <= 0
 
 
 # --- symmetries (against finite elements: tests/fem/test_fields.py) ------------------------------

@@ -163,7 +163,7 @@ def _floating() -> np.ndarray:
     ("arrays", "sentence"),
     [
         ({"a": np.ones((50, 48))}, "the design is 50x48; give 48x48"),
-        ({"a": np.ones((3, 48, 48))}, "the design is 3x48x48; give 48x48"),
+        ({"a": np.ones((3, 48, 48))}, "a is 3 x 48 x 48, not rows x columns"),
         ({"a": np.full((48, 48), 0.5)}, "not binary"),
         ({"a": np.full((48, 48), np.nan)}, "not binary"),
         ({"a": np.zeros((48, 48))}, "does not touch the top platen"),
@@ -179,7 +179,7 @@ def test_unusable_arrays_are_one_sentence(tmp_path, arrays, sentence):
 
 
 def test_unusable_files_are_one_sentence(tmp_path):
-    for name, sentence in (("x.png", "is not a PNG image"), ("x.npz", "neither a PNG image nor")):
+    for name, sentence in (("x.png", "give a PNG image"), ("x.npz", "give a PNG image, or an npz")):
         (tmp_path / name).write_text("hello")
         with pytest.raises(UserError, match=sentence):
             designs.read_design(tmp_path / name)

@@ -142,7 +142,7 @@ def test_page_is_complete_and_needs_no_network(tmp_path):
     assert html.count('class="target"') == 3 and html.count("<canvas") == 11
     assert "not meshable: gmsh gave up" in html and "no solid" in html
     result = (tmp_path / "evaluation/targets.csv").read_text()
-    assert "heldout_000000" in result
+    assert "heldout_000006" in result
 
 
 def test_a_page_without_room_keeps_the_best_candidates(tmp_path, monkeypatch):

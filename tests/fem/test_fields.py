@@ -1,17 +1,23 @@
 """Pixel fields against dolfinx point evaluation, equilibrium, and solutions of mirrored cells."""
 
+import json
+
 import dolfinx
 import numpy as np
 import pytest
 from dolfinx import geometry
 
 import hyperelastic
+import synthetic
 from crumple import dataset, designs, fields, meshing
+from crumple.atomic import save_npz
 from crumple.config import Config
 from crumple.errors import UserError
 from crumple.fem.compat import create_quadrilateral_mesh, displacement_space
 from crumple.fem.elements import shape_functions
-from crumple.layout import CELL, FRAME_STRAIN
+from crumple.layout import CELL, CURVE_STRAIN, FRAME_STRAIN
+from crumple.provenance import hash_designs, made_by
+from crumple.simulation import simulate_shard
 
 STRAINS = [0.002, 0.02, 0.04]
 
@@ -211,46 +217,51 @@ def test_eulerian_frame_wraps_the_period_and_keeps_the_area(cell, solution):
     assert cut.mean() == pytest.approx(solution["frame_stress"][-1], rel=0.01)
 
 
-def simulation_file(folder, number, solution, status="ok"):
-    """Write a simulation whose 11 states are multiples of a solution."""
-    factor = FRAME_STRAIN / FRAME_STRAIN[-1]
-    arrays = {
-        name: factor.reshape(-1, *[1] * (solution[name].ndim - 1)) * solution[name][-1]
-        for name in ("u", "cauchy", "frame_stress")
+EULERIAN = Config(fields={"eulerian": True})
+
+
+def simulation_file(folder, number, quarter, solution=None, config=EULERIAN):
+    """Write a simulation whose 11 states are multiples of a solution; without one a failure."""
+    record = made_by("simulate", config, made_by("mesh", config))
+    result = {
+        "made_by": json.dumps(record | {"inputs": {"designs": hash_designs([number], [quarter])}}),
+        "status": "mesh: not meshable",
+        "nodes": np.empty((0, 2)),
+        "cells": np.empty((0, 4), np.int32),
     }
-    energies = np.ones((51, 3)) * np.linspace(0, 1, 51)[:, None] * (1, 1, 0.015)
-    np.savez(
-        folder / f"{number:06d}.npz",
-        status=status,
-        nodes=solution["nodes"],
-        cells=solution["cells"],
-        frame_strain=FRAME_STRAIN,
-        curve_stress=np.linspace(0, 10, 51),
-        energies=np.column_stack([energies, np.zeros((51, 2))]),
-        energy_names=["elastic", "plastic", "kinetic", "barrier", "opening"],
-        newton_iterations=100 + number,
-        **arrays,
-    )
+    if solution is not None:
+        factor = FRAME_STRAIN / FRAME_STRAIN[-1]
+        energies = np.ones((51, 3)) * np.linspace(0, 1, 51)[:, None] * (1, 1, 0.015)
+        result |= {
+            name: factor.reshape(-1, *[1] * (solution[name].ndim - 1)) * solution[name][-1]
+            for name in ("u", "cauchy", "frame_stress")
+        } | {
+            "status": "ok",
+            "nodes": solution["nodes"],
+            "cells": solution["cells"],
+            "frame_strain": FRAME_STRAIN,
+            "equivalent_plastic_strain": np.zeros((11, len(solution["cells"]), 4)),
+            "curve_strain": CURVE_STRAIN,
+            "curve_stress": np.linspace(0, 10, 51),
+            "energies": np.column_stack([energies, np.zeros((51, 2))]),
+            "energy_names": ["elastic", "plastic", "kinetic", "barrier", "opening"],
+            "newton_iterations": 100 + number,
+        }
+    save_npz(folder / f"{number:06d}.npz", **result)
 
 
 @pytest.fixture
 def simulated(tmp_path, solution):
-    simulation_file(tmp_path, 5, solution)
-    np.savez(tmp_path / "000006.npz", status="mesh: not meshable")
-    solid = design_of(solution["nodes"], solution["cells"])
-    np.savez(
-        tmp_path / "designs.npz",
-        index=[5, 6],
-        quarter=np.array([solid[:48, :48]] * 2, np.uint8),
-        tries=[3, 4],
-        solid_fraction=[0.5, 0.5],
-    )
+    quarter = design_of(solution["nodes"], solution["cells"])[:48, :48].astype(np.uint8)
+    simulation_file(tmp_path, 5, quarter, solution)
+    simulation_file(tmp_path, 6, quarter)
+    synthetic.write_designs(tmp_path / "designs.npz", [5, 6], [quarter] * 2, EULERIAN)
     return tmp_path
 
 
 def test_rasterise_keeps_failures_and_flags_energies(simulated):
     out = simulated / "0000.zarr"
-    fields.rasterise(simulated / "designs.npz", simulated, out, eulerian=True)
+    fields.rasterise(EULERIAN, simulated / "designs.npz", simulated, out)
     shard = dataset.open_shard(out)
     assert list(shard["status"][:]) == ["ok", "mesh: not meshable"]
     assert shard["newton_iterations"][0] == 105 and np.isnan(shard["newton_iterations"][1])
@@ -262,8 +273,65 @@ def test_rasterise_keeps_failures_and_flags_energies(simulated):
     assert shard["eulerian"].shape == (2, 11, 3, 96, 96)
 
 
+def refusal(simulated):
+    with pytest.raises(UserError) as caught:
+        fields.rasterise(Config(), simulated / "designs.npz", simulated, simulated / "s.zarr")
+    assert not list(simulated.glob("*.zarr"))
+    return str(caught.value)
+
+
 def test_rasterise_names_a_missing_simulation(simulated):
     (simulated / "000006.npz").unlink()
-    with pytest.raises(UserError, match="000006.npz"):
-        fields.rasterise(simulated / "designs.npz", simulated, simulated / "s.zarr", eulerian=False)
-    assert not list(simulated.glob("*.zarr"))
+    assert "000006.npz: No such file" in refusal(simulated)
+
+
+def test_simulations_of_other_designs_are_not_rasterised(simulated):
+    """Two files swapped: formerly each design got the other one's fields."""
+    (simulated / "000005.npz").rename(simulated / "5")
+    (simulated / "000006.npz").rename(simulated / "000005.npz")
+    (simulated / "5").rename(simulated / "000006.npz")
+    assert "000005.npz doesn't belong to the designs given here" in refusal(simulated)
+
+
+def test_simulations_with_different_settings_do_not_make_one_shard(simulated):
+    quarter = np.load(simulated / "designs.npz")["quarter"][1]
+    simulation_file(simulated, 6, quarter, config=Config(contact={"friction": 0.1}))
+    sentence = refusal(simulated)
+    assert "000006.npz was made with other settings (contact.friction 0.1 instead of" in sentence
+
+
+def test_a_simulation_without_its_result_is_not_rasterised(simulated):
+    arrays = dict(np.load(simulated / "000005.npz"))
+    for changed, reason in (
+        ({"u": None}, "lacks u"),
+        ({"cauchy": np.full_like(arrays["cauchy"], np.nan)}, "cauchy"),
+        ({"u": arrays["u"][:, :-1]}, "u is 11 x"),
+        ({"energy_names": np.array(list("abcde"))}, "energies"),
+    ):
+        kept = {k: v for k, v in (arrays | changed).items() if v is not None}
+        save_npz(simulated / "000005.npz", **kept)
+        sentence = refusal(simulated)
+        assert reason in sentence and sentence.endswith("make it again with `crumple simulate`")
+
+
+def test_the_chain_carries_what_made_it(tmp_path):
+    """The real stages, from the design to the manifest: settings and designs arrive."""
+    config = Config(
+        designs={"count": 1}, mesh={"element_size": 0.03}, dataset={"validation_fraction": 0}
+    )
+    names = ("0000.npz", "meshes", "simulations", "0000.zarr", "dataset.json")
+    sampled, meshed, simulations, shard, manifest = (tmp_path / name for name in names)
+    designs.sample_shard(config, 0, sampled)
+    meshing.mesh_shard(config, sampled, meshed)
+    simulate_shard(config, meshed, simulations)
+    fields.rasterise(config, sampled, simulations, shard)
+    dataset.write_manifest([shard], config, manifest)
+    record = dataset.read_manifest(manifest)["made_by"]
+    assert record["settings"]["mesh"] == {"mesh": {"element_size": 0.03}}
+    assert record["settings"]["simulate"]["contact"]["friction"] == 0.4
+    other = config.model_copy(update={"contact": Config(contact={"friction": 0.1}).contact})
+    with pytest.raises(UserError, match="contact.friction 0.4 instead of 0.1"):
+        dataset.write_manifest([shard], other, manifest)
+    designs.sample_shard(config.model_copy(update={"seed": 1}), 0, sampled)
+    with pytest.raises(UserError, match="doesn't belong to the designs"):
+        fields.rasterise(config, sampled, simulations, shard)

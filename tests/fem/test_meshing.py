@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import shapely
 
+import synthetic
 from crumple import cli, designs, meshing, outline
 from crumple.config import Config
 
@@ -27,7 +28,7 @@ def shard(tmp_path):
     quarter[1, :, 20] = 0
     quarter[1, :, 5] = 1
     status = np.array(["ok", "ok", "no domain", "ok"])
-    np.savez(path, index=np.array([4, 5, 6, 7]), quarter=quarter, status=status)
+    synthetic.write_designs(path, [4, 5, 6, 7], quarter, status=status)
     return path
 
 
@@ -361,7 +362,9 @@ def test_an_interrupted_shard_continues(shard, tmp_path, monkeypatch):
 
 def test_commands_sample_and_mesh(tmp_path):
     config = tmp_path / "config.yaml"
-    config.write_text("designs: {count: 3, shard_size: 2}\nmesh: {element_size: 0.03}")
+    config.write_text(
+        "designs: {count: 3, shard_size: 2}\nmesh: {element_size: 0.03}\nevaluation: {held_out: 0}"
+    )
     sampled, meshed = tmp_path / "0001.npz", tmp_path / "0001"
     common = ["--config", str(config), "--out"]
     assert cli.main(["sample", "--shard", "1", *common, str(sampled)]) == 0

@@ -11,29 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import synthetic
 from crumple import designs
-from crumple.atomic import save_npz
 from crumple.cli import main
 from crumple.config import Config
 from crumple.fem import newton
-from crumple.meshing import gmsh_session, mesh_cell
+from crumple.meshing import mesh_shard
 
 COARSE = json.dumps({"mesh": {"element_size": 0.03}})
 
 
 @pytest.fixture(scope="module")
 def meshes(tmp_path_factory):
-    """A shard of three designs, the last of which could not be meshed."""
-    folder = tmp_path_factory.mktemp("meshes") / "0000"
-    with gmsh_session():
-        for index in range(2):
-            cell = designs.mirror(designs.sample(0, index, Config().designs).quarter)
-            mesh, _ = mesh_cell(cell, 0.03)
-            save_npz(folder / f"{index:06d}.npz", status="ok", **mesh._asdict())
-    save_npz(
-        folder / "000002.npz", status="not meshable: no reason", nodes=np.empty((0, 2)), cells=[]
-    )
-    return folder
+    """A shard of three designs, the last of which cannot be meshed."""
+    folder = tmp_path_factory.mktemp("meshes")
+    quarters = [designs.sample(0, index, Config().designs).quarter for index in range(2)]
+    quarters.append(np.eye(48, dtype=np.uint8))
+    synthetic.write_designs(folder / "0000.npz", range(3), quarters)
+    mesh_shard(Config(mesh={"element_size": 0.03}), folder / "0000.npz", folder / "0000")
+    return folder / "0000"
 
 
 def simulate(meshes, out) -> int:
@@ -43,7 +39,8 @@ def simulate(meshes, out) -> int:
 def test_shard_holds_every_design(meshes, tmp_path):
     assert simulate(meshes, tmp_path / "out") == 0
     results = [dict(np.load(path)) for path in sorted((tmp_path / "out").glob("*.npz"))]
-    assert [str(r["status"]) for r in results] == ["ok", "ok", "not meshable: no reason"]
+    assert [str(r["status"]) for r in results] == ["ok", "ok"] + [str(results[2]["status"])]
+    assert str(results[2]["status"]).startswith("not meshable: design: the solid is disconn")
     result = results[0]
     assert result["curve_strain"][[0, 1, -1]] == pytest.approx([0, 0.004, 0.2])
     assert result["frame_strain"][[0, 1, -1]] == pytest.approx([0.002, 0.02, 0.2])

@@ -76,6 +76,11 @@ def shards(count):
     return [f"{k:04d}" for k in range(math.ceil(count / CONFIG.designs.shard_size))]
 
 
+def folder_of_inputs(wildcards, input):
+    """Return the folder of all inputs: thousands of names are longer than a command may be."""
+    return os.path.dirname(input[0])
+
+
 def verified_count():
     """Return how many generated designs are simulated at most."""
     try:

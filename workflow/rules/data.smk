@@ -105,10 +105,11 @@ rule index:
         runtime=60,
     params:
         config=settings("index"),
+        shards=folder_of_inputs,
     message:
         "index the data set: valid designs, failures, split, normalisation"
     shell:
-        "fem index --config {params.config:q} --shards {input} --out {output} &> {log}"
+        "fem index --config {params.config:q} --shards {params.shards:q} --out {output} &> {log}"
 
 
 rule inspect:

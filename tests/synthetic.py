@@ -107,8 +107,26 @@ def write_dataset(folder: Path, count: int, shard_size: int, config: Config) -> 
     return folder / "dataset.json"
 
 
-def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int, seed=1) -> None:
-    """Candidates whose predicted curves miss their targets by 5, 10, 15 ... per cent."""
+def model_record(manifest: Path | None = None, config: Config | None = None) -> dict:
+    """The record of a model of a data set; without one of a data set that is nowhere."""
+    config = config or Config()
+    data = dataset.read_manifest(manifest)["made_by"] if manifest else shard_record(config, [], [])
+    hashed = provenance.hash_file(manifest) if manifest else ""
+    return provenance.made_by("train", config, data, dataset=hashed)
+
+
+def write_generated(
+    path: Path,
+    targets: dict[str, np.ndarray],
+    candidates: int,
+    seed=1,
+    manifest=None,
+    predictions=True,
+) -> None:
+    """Candidates whose predicted curves miss their targets by 5, 10, 15 ... per cent.
+
+    Without ``predictions`` they have no curve and no fields, and one target is known in part.
+    """
     settings = Config().designs
     quarters, frames, predicted, number = [], [], [], []
     for t, stress in enumerate(targets.values()):
@@ -133,16 +151,27 @@ def write_generated(path: Path, targets: dict[str, np.ndarray], candidates: int,
         "status": np.array([topology.acceptance(q, settings) for q in quarters]),
         "seed": np.arange(len(number)),
     }
-    attributes = {"frame_strain": FRAME_STRAIN.tolist(), "target_names": list(targets)}
+    if not predictions:
+        for name in ("frames", "predicted_stress", "predicted_nrmse"):
+            columns[name][:] = np.nan
+        columns["target_stress"][:candidates, 4] = np.nan
+    attributes = {
+        "made_by": provenance.made_by("generate", Config(), model_record(manifest)),
+        "frame_strain": FRAME_STRAIN.tolist(),
+        "target_names": list(targets),
+    }
     candidates_store.write_candidates(path, columns, attributes)
 
 
-def write_verified(design_path: Path, generated: Path, out: Path, factors, status) -> None:
+def write_verified(
+    design_path: Path, generated: Path, out: Path, factors, status, config=None
+) -> None:
     """Simulations whose curves are the target times a factor, for one shard of designs."""
     store = zarr.open_group(generated, mode="r")
     with np.load(design_path) as design:
-        stress = store["target_stress"][:][design["candidate"]] * np.array(factors)[:, None]
-        write_shard(out, design["quarter"], stress, status, design["index"], sway=0.4)
+        target = np.nan_to_num(store["target_stress"][:][design["candidate"]], nan=1.0)
+        stress = target * np.array(factors)[:, None]
+        write_shard(out, design["quarter"], stress, status, design["index"], config=config)
 
 
 def write_model(folder: Path, steps: int = 400) -> None:
@@ -158,7 +187,7 @@ def write_model(folder: Path, steps: int = 400) -> None:
     (folder / "stats.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def write_chain(folder: Path, candidates: int = 3) -> dict[str, Path]:
+def write_chain(folder: Path, candidates: int = 3, predictions=True) -> dict[str, Path]:
     """A whole run; returns the paths of its parts."""
     config = Config.model_validate({"designs": {"count": 24, "shard_size": 12}})
     (folder / "data").mkdir(parents=True)
@@ -176,7 +205,9 @@ def write_chain(folder: Path, candidates: int = 3) -> dict[str, Path]:
         "shard": folder / "verified/shards/0000.zarr",
         "model": folder / "model",
     }
-    write_generated(paths["generated"], targets, candidates)
+    write_generated(
+        paths["generated"], targets, candidates, manifest=manifest, predictions=predictions
+    )
     candidates_store.extract(paths["generated"], config, 0, paths["designs"])
     factors = [1.2, 1.1, 0.7, 1.0, 0.9, 1.05]
     status = ["ok", "ok", "not meshable: gmsh gave up", "ok", "ok", "ok"]

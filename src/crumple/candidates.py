@@ -7,6 +7,7 @@ finds the simulation of each.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,21 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from crumple.atomic import save_npz
+from crumple.atomic import claim, save_npz
 from crumple.config import Config
-from crumple.dataset import open_shard
+from crumple.dataset import SHARD, open_intact
+from crumple.designs import DESIGNS
 from crumple.errors import UserError
 from crumple.layout import CELL, FRAME_STRAIN, GENERATED_CHANNELS, QUARTER, UNITS
-from crumple.readers import Array, Schema, open_store, read_npz
+from crumple.provenance import (
+    Record,
+    hash_arrays,
+    hash_designs,
+    made_by,
+    read_record,
+    require_inputs,
+)
+from crumple.readers import Array, Schema, read_npz
 from crumple.topology import MASK_LEVEL
 
 STEPS = len(FRAME_STRAIN)
@@ -30,6 +40,8 @@ STEPS = len(FRAME_STRAIN)
 class Attributes(BaseModel):
     """What a store of candidates says of itself; other attributes are for the reader's eye."""
 
+    made_by: Record
+    checksum: str
     target_names: list[str]
     frame_strain: list[float]
     seconds: float | None = None
@@ -38,7 +50,7 @@ class Attributes(BaseModel):
 STORE = Schema(
     advice="run `crumple generate` again",
     format="crumple-generated",
-    version=1,
+    version=2,
     attributes=Attributes,
     arrays={
         "target": Array("iu", ("candidates",)),
@@ -61,20 +73,8 @@ DIMENSIONS = {  # by the size of what follows the first one, the candidates
     (STEPS, len(GENERATED_CHANNELS), CELL, CELL): ("strain", "channel", "row", "column"),
     (): (),
 }
-DESIGNS = Schema(
-    advice="run `crumple extract` again",
-    arrays={
-        "index": Array("i", ("designs",), low=0),
-        "quarter": Array("u", ("designs", QUARTER, QUARTER), high=1),
-        "seed": Array("iu", ("designs",)),
-        "threshold": Array("f", ("designs",)),
-        "solid_fraction": Array("f", ("designs",), 0, 1),
-        "tries": Array("i", ("designs",), low=1),
-        "target": Array("iu", ("designs",), low=0),
-        "candidate": Array("iu", ("designs",), low=0),
-        "rank": Array("iu", ("designs",), low=0),
-        "status": Array("U", ("designs",)),
-    },
+EXTRACTED = Schema(  # what `extract` writes, of which a file of random designs has only a part
+    "run `crumple extract` again", {**DESIGNS.arrays, **DESIGNS.optional}
 )
 
 
@@ -90,7 +90,7 @@ def write_candidates(
     columns
         The arrays of ``STORE`` by name, a row per candidate, but for ``rank``.
     attributes
-        Those of :class:`Attributes`, and anything else that JSON can hold.
+        Those of :class:`Attributes` but for ``checksum``, and anything else that JSON can hold.
     """
     arrays = dict(columns)
     arrays["rank"] = rank_within(arrays["target"], arrays["predicted_nrmse"])
@@ -113,6 +113,7 @@ def write_candidates(
             "units": UNITS,
             "channels": list(GENERATED_CHANNELS),
             **attributes,
+            "checksum": hash_arrays(folder),
         }
     )
 
@@ -140,9 +141,9 @@ def open_candidates(path: Path) -> zarr.Group:
     Raises
     ------
     UserError
-        When there is no such store, or its arrays aren't those of ``STORE``.
+        When there is no such store, its arrays aren't those of ``STORE``, or have changed.
     """
-    store = open_store(path, STORE)
+    store = open_intact(path, STORE)
     numbers, names = store["target"][:], store.attrs["target_names"]
     if len(numbers) == 0 or not np.array_equal(np.unique(numbers), np.arange(len(names))):
         raise UserError(
@@ -199,6 +200,7 @@ def extract(generated: Path, settings: Config, shard: int, out: Path) -> None:
     out
         The ``.npz`` to write.
     """
+    out = claim(out, "extract")
     store = open_candidates(generated)
     target, rank = store["target"][:], store["rank"][:]
     status = np.array([str(reason) for reason in store["status"][:]])
@@ -211,8 +213,10 @@ def extract(generated: Path, settings: Config, shard: int, out: Path) -> None:
         )
     rows = chosen[index]
     quarter = store["quarter"][:][rows]
+    hashes = {"candidates": store.attrs["checksum"], "designs": hash_designs(index, quarter)}
     save_npz(
         out,
+        made_by=json.dumps(made_by("extract", settings, store.attrs["made_by"], **hashes)),
         index=index.astype(np.int64),
         quarter=quarter,
         seed=store["seed"][:][rows],
@@ -256,18 +260,14 @@ def join(store: zarr.Group, designs: Sequence[Path], shards: Sequence[Path]) -> 
             f"there are {len(designs)} files of designs and {len(shards)} shards made from them: "
             "name as many of both, in the same order"
         )
-    quarter = store["quarter"][:]
     for design_path, shard_path in zip(designs, shards, strict=True):
-        design, shard = read_npz(design_path, DESIGNS), open_shard(shard_path)
+        design, shard = read_npz(design_path, EXTRACTED), open_intact(shard_path, SHARD)
+        record = read_record(design["made_by"], design_path, EXTRACTED.advice)
+        require_inputs(record, design_path, candidates=store.attrs["checksum"])
+        hashed = hash_designs(design["index"], design["quarter"])
+        require_inputs(record, design_path, designs=hashed)
+        require_inputs(shard.attrs["made_by"], shard_path, designs=hashed)
         candidate = design["candidate"]
-        if candidate.max(initial=-1) >= len(quarter) or not np.array_equal(
-            quarter[candidate], design["quarter"]
-        ):
-            raise UserError(
-                f"{design_path} holds other designs than the candidates: extract them again"
-            )
-        if not all(np.array_equal(shard[name][:], design[name]) for name in ("index", "quarter")):
-            raise UserError(f"{shard_path} holds other designs than {design_path}: make it again")
         simulated = shard["status"][:]
         for row, acceptable in enumerate(design["status"]):
             status = f"not acceptable: {acceptable}" if acceptable != "ok" else str(simulated[row])

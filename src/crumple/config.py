@@ -471,7 +471,11 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "rasterise": ("fields",),
     "index": ("seed", "designs", "mesh", "material", "contact", "loading", "dataset"),
     "inspect": (),
-    "train": ("seed", "model", "training"),
+    # Physics too: data that were made with other settings, such as linked ones, are refused.
+    "train": (
+        *("seed", "designs", "mesh", "material", "contact", "loading"),
+        *("model", "training"),
+    ),
     "targets": ("evaluation.held_out",),
     "generate": ("seed", "designs.side_fraction", "designs.islands", "generation"),
     "extract": ("designs.shard_size", "evaluation.verify"),

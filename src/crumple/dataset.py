@@ -180,6 +180,20 @@ def open_shard(path: str | Path) -> zarr.Group:
     return open_store(path, SHARD)
 
 
+def open_intact(path: str | Path, schema: Schema) -> zarr.Group:
+    """Open a store that keeps its ``checksum`` (:func:`crumple.provenance.hash_arrays`).
+
+    Raises
+    ------
+    UserError
+        When there is no such store, or its arrays have changed since it was written.
+    """
+    group = open_store(path, schema)
+    if hash_arrays(path) != group.attrs["checksum"]:
+        raise UserError(f"{path} has changed since it was written; {schema.advice}")
+    return group
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python, crumple and the installed packages that results depend on."""
     found = {"python": platform.python_version(), "crumple": __version__}
@@ -405,9 +419,7 @@ def _checked_shards(paths: Sequence[Path]) -> Iterator[tuple[Path, zarr.Group, s
 
 def _checked_shard(path: Path) -> tuple[zarr.Group, str]:
     """Open a shard whose arrays are as they were written, and return its checksum too."""
-    group = open_shard(path)
-    if hash_arrays(path) != group.attrs["checksum"]:
-        raise UserError(f"{path} has changed since it was written; {SHARD.advice}")
+    group = open_intact(path, SHARD)
     for name, wanted in (("frame_strain", FRAME_STRAIN), ("curve_strain", CURVE_STRAIN)):
         if not np.array_equal(group[name][:], wanted):
             raise UserError(f"{path}: {name} isn't that of this program; {SHARD.advice}")
@@ -485,6 +497,7 @@ class Dataset:
     """
 
     def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
         self.manifest = read_manifest(path)
         self.folder = Path(path).resolve().parent
         self.split = {
@@ -516,6 +529,18 @@ class Dataset:
                 )
             self._groups[number] = open_shard(path)
         return self._groups[number]
+
+    def check_settings(self, config: Config) -> None:
+        """Raise unless the data were made with these settings; another seed is allowed.
+
+        Raises
+        ------
+        UserError
+            One sentence that says what differs.
+        """
+        wanted = stages_of(config, DATA_STAGES)
+        del wanted["sample"]["seed"]
+        require_settings(self.manifest["made_by"], wanted, self.path)
 
     def read(self, name: str, places: Iterable[Sequence[int]]) -> NDArray:
         """Return one array, such as ``frames``, stacked over places (shard, row)."""

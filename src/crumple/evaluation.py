@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crumple.atomic import atomic_path, save_text
+from crumple.atomic import atomic_path, claim, save_record, save_text
 from crumple.candidates import Verified, join, open_candidates
 from crumple.dataset import Dataset, open_shard, read_manifest
 from crumple.errors import UserError
 from crumple.layout import CHANNELS
 from crumple.metrics import field_error, nrmse
+from crumple.provenance import PHYSICS, hash_file, require_inputs, require_settings
 
 HELD_OUT = "heldout_"  # prefix of the names of targets that are responses of the validation split
 S22 = CHANNELS.index("s22")  # in generated frames too
@@ -73,7 +74,7 @@ def curves(manifest_path: Path, split: str) -> Iterator[Curves]:
     members = dataset.split[split]
     for number in np.unique(members[:, 0]):
         row = members[members[:, 0] == number, 1]
-        shard = open_shard(dataset.shard_path(int(number)))
+        shard = dataset.shard(int(number))
         stress = shard["frame_stress"][:][row].astype(float)
         yield Curves(shard["index"][:][row], int(number), row, stress)
 
@@ -159,8 +160,21 @@ def evaluate(
         same, with curves and the summary). Errors are fractions; ``readouts_agree`` is the part
         of the pixels that both read-outs of :mod:`crumple.topology` find alike, empty where the
         fields show no design.
+
+    Raises
+    ------
+    UserError
+        When something cannot be read or has been damaged, or parts of different runs are given:
+        candidates of a model of another data set, other designs, simulations by other rules.
     """
+    out = claim(out, "evaluate", folder=True)
     store = open_candidates(generated)
+    record = store.attrs["made_by"]
+    require_inputs(record, generated, dataset=hash_file(manifest_path))
+    settings = read_manifest(manifest_path)["made_by"]["settings"]
+    physics = {stage: settings[stage] for stage in PHYSICS}
+    for path in shards:
+        require_settings(open_shard(path).attrs["made_by"], physics, path)
     names = list(store.attrs["target_names"])
     target = store["target"][:]
     target_stress = store["target_stress"][:].astype(float)
@@ -191,6 +205,8 @@ def evaluate(
     }
     with atomic_path(out) as folder:
         folder.mkdir()
+        inputs = record["inputs"] | {"candidates": store.attrs["checksum"]}
+        save_record(folder, {**record, "stage": "evaluate", "inputs": inputs})
         save_text(folder / "targets.csv", _table(rows))
         save_text(folder / "candidates.csv", _table(_with_steps(candidates, result)))
         save_text(folder / "evaluation.json", json.dumps(_plain(result), indent=1, allow_nan=False))

@@ -23,11 +23,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from crumple.config import Config, stage_settings
 from crumple.errors import UserError
-from crumple.readers import parse_json, validation_reason
+from crumple.readers import parse_json, read_json, validation_reason
 
 RECORD = "made_by.json"
 PHYSICS = ("mesh", "simulate")  # the stages that the curve of a design depends on
@@ -35,9 +35,7 @@ SIZES = ("count", "shard_size")  # of designs: how many there are doesn't change
 
 
 class Record(BaseModel):
-    """The record of an artefact."""
-
-    model_config = ConfigDict(extra="forbid")
+    """The record of an artefact; that of a folder may say more, for those who continue in it."""
 
     stage: str
     settings: dict[str, dict[str, Any]]
@@ -96,6 +94,11 @@ def read_record(value: Any, where: str | Path, advice: str) -> dict[str, Any]:
     raise UserError(f"{where} doesn't say what made it ({reason}); {advice}")
 
 
+def folder_record(folder: str | Path, advice: str) -> dict[str, Any]:
+    """Return the record of a folder; see :func:`read_record`."""
+    return read_json(Path(folder) / RECORD, Record, advice).model_dump()
+
+
 # --- hashes --------------------------------------------------------------------------------------
 
 
@@ -112,7 +115,7 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
+def hash_folder(folder: str | Path, pattern: str = "**/*") -> str:
     """Return a SHA-256 over the names and the content of all files of a folder.
 
     Hidden files are left out: Snakemake marks the folders that it makes with one.
@@ -121,10 +124,10 @@ def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
     total = hashlib.sha256()
     files = {
         path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
+        for path in folder.glob(pattern)
         if path.is_file() and not path.name.startswith(".")
     }
-    for name in sorted(files.keys() - set(leave_out)):
+    for name in sorted(files):
         total.update(name.encode())
         total.update(bytes.fromhex(hash_file(files[name])))
     return total.hexdigest()
@@ -132,7 +135,7 @@ def hash_folder(folder: str | Path, leave_out: Iterable[str] = ()) -> str:
 
 def hash_arrays(store: str | Path) -> str:
     """Return the hash of the arrays of a zarr store, without its attributes, which keep it."""
-    return hash_folder(store, leave_out=("zarr.json", RECORD))
+    return hash_folder(store, "*/**/*")
 
 
 # --- comparisons ---------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_a_wrong_setting_is_one_sentence_with_key_and_allowed_values(values, wor
 def test_settings_of_a_stage_are_split_into_what_changes_its_result_and_what_does_not():
     config = parse_config({"training": {"log_every": 7, "learning_rate": 0.5}})
     result, operation = stage_settings(config, "train"), stage_operation(config, "train")
-    assert set(result) == {"seed", "model", "training"} and set(operation) == {"training"}
+    assert {"seed", "model", "training"} < set(result) and set(operation) == {"training"}
     assert result["training"]["learning_rate"] == 0.5 and operation["training"]["log_every"] == 7
     assert not set(result["training"]) & set(operation["training"])
     both = {**result["training"], **operation["training"]}

@@ -8,10 +8,10 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import zarr
 
 import synthetic
-from crumple import evaluation, metrics
+from crumple import evaluation, metrics, report
+from crumple.config import Config
 from crumple.errors import UserError
 
 
@@ -96,17 +96,60 @@ def test_held_out_targets_are_the_validation_curves(chain, tmp_path):
         evaluation.write_held_out_targets(chain["dataset"], 100, tmp_path / "more.csv")
 
 
+def test_parts_of_different_runs_are_refused(chain, tmp_path):
+    """Formerly such an evaluation was written without a word."""
+
+    def refused(reason, **changed):
+        paths = chain | changed
+        with pytest.raises(UserError, match=reason):
+            evaluation.evaluate(
+                paths["generated"],
+                paths["dataset"],
+                [paths["designs"]],
+                [paths["shard"]],
+                tmp_path / "e",
+            )
+        assert not (tmp_path / "e").exists()
+
+    other = synthetic.write_chain(tmp_path / "other", candidates=4)
+    refused("doesn't belong to the candidates given here", generated=other["generated"])
+    refused("doesn't belong to the designs given here", shard=other["shard"])
+    refused("doesn't belong to the candidates given here", designs=other["designs"])
+    config = Config.model_validate({"dataset": {"validation_fraction": 0.3}})
+    data = synthetic.write_dataset(tmp_path / "data", 24, 12, config)
+    refused("generated.zarr doesn't belong to the dataset given here", dataset=data)
+    slippery = Config.model_validate({"contact": {"friction": 0.1}})
+    factors, status = [1.0] * 6, ["ok"] * 6
+    shard = tmp_path / "slippery.zarr"
+    synthetic.write_verified(chain["designs"], chain["generated"], shard, factors, status, slippery)
+    refused("slippery.zarr was made with other settings .contact.friction 0.1", shard=shard)
+
+
+def test_damaged_simulations_and_candidates_are_not_evaluated(chain, tmp_path):
+    for name in ("shard", "generated"):
+        damaged = shutil.copytree(chain[name], tmp_path / f"{name}.zarr")
+        next(p for p in (damaged / "frames/c").rglob("*") if p.is_file()).unlink()
+        paths = chain | {name: damaged}
+        with pytest.raises(UserError, match=f"{name}.zarr has changed since it was written"):
+            synthetic.write_run_report(paths, tmp_path / "e", tmp_path / "r.html")
+
+
+def test_a_report_of_another_evaluation_is_refused(chain, tmp_path):
+    other = synthetic.write_chain(tmp_path / "other", candidates=4)
+    parts = [other["designs"]], [other["shard"]]
+    with pytest.raises(UserError, match="doesn't belong to the candidates given here"):
+        report.write_report(
+            *(other[name] for name in ("dataset", "model", "generated")),
+            chain["out"],
+            *parts,
+            tmp_path / "r.html",
+        )
+
+
 def test_a_model_without_predictions_is_still_evaluated(chain, tmp_path):
     """As the design-only model: no curve, no fields; the simulations count all the same."""
-    generated = tmp_path / "generated.zarr"
-    shutil.copytree(chain["generated"], generated)
-    store = zarr.open_group(generated, mode="a")
-    store["predicted_stress"][:] = np.nan
-    store["frames"][:] = np.nan
-    store["target_stress"][:3, 4] = np.nan
-    synthetic.write_run_report(
-        chain | {"generated": generated}, tmp_path / "e", tmp_path / "r.html"
-    )
+    blind = synthetic.write_chain(tmp_path / "blind", predictions=False)
+    synthetic.write_run_report(blind, tmp_path / "e", tmp_path / "r.html")
     result = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     before = json.loads((chain["out"] / "evaluation.json").read_text())
     for new, old in zip(result["targets"], before["targets"], strict=True):

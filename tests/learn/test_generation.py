@@ -12,6 +12,7 @@ import zarr
 
 import synthetic
 from crumple import metrics
+from crumple.atomic import save_record
 from crumple.config import Config, Model
 from crumple.dataset import Dataset
 from crumple.diffusion import data, generation
@@ -38,6 +39,7 @@ def model_folder(settings, manifest, tmp_path_factory) -> Path:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     save_model(folder, network.state_dict(), settings.model, normalisation, {})
+    save_record(folder, synthetic.model_record(manifest, settings))
     return folder
 
 
@@ -183,6 +185,7 @@ def test_every_ablation_generates(kind, settings, tmp_path):
     )
     network = build_network(model, normalisation.layout, 11)
     save_model(tmp_path, network.state_dict(), model, normalisation, {})
+    save_record(tmp_path, synthetic.model_record())
     targets = tmp_path / "targets.csv"
     targets.write_text(TARGETS)
     generation.generate(settings, tmp_path, [targets], tmp_path / "out.zarr")

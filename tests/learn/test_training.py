@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import synthetic
+from crumple import dataset
 from crumple.config import Config, Training
 from crumple.diffusion import training
 from crumple.diffusion.model import load_model
@@ -195,3 +196,20 @@ def test_two_designs_are_learnt_by_heart(tmp_path):
     assert lines[-1]["loss"] < 0.15
     assert lines[0]["loss"] > 2 * lines[-1]["loss"]
     assert lines[-1]["validation_loss"] > 2 * lines[-1]["loss"]
+
+
+def test_data_of_other_physics_are_not_trained_on(manifest, settings, tmp_path):
+    """A shared `data` link kept the old physics; another seed on the same data is fine."""
+    old = settings.model_copy(update={"contact": Config(contact={"friction": 0.1}).contact})
+    with pytest.raises(UserError, match=r"dataset.json was made with .*contact.friction 0.4"):
+        training.train(old, manifest, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    dataset.Dataset(manifest).check_settings(settings.model_copy(update={"seed": 5}))
+
+
+def test_a_damaged_shard_is_not_trained_on(settings, tmp_path):
+    manifest = synthetic.write_dataset(tmp_path / "data", 6, 3, Config())
+    (tmp_path / "data/shards/0001.zarr/frames/c/0/0/0/0/0").unlink()  # zarr reads zeros instead
+    with pytest.raises(UserError, match=r"0001.zarr has changed since .* make this shard again"):
+        training.train(settings, manifest, tmp_path / "model")
+    assert not (tmp_path / "model").exists()

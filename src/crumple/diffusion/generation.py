@@ -14,18 +14,19 @@ from accelerate import PartialState
 from torch import Tensor
 
 from crumple import __version__, seeds
-from crumple.atomic import resumable_folder, save_npz, scratch
+from crumple.atomic import fingerprint, resumable_folder, save_npz, scratch
 from crumple.candidates import write_candidates
-from crumple.config import Config, Generation, stage_settings
+from crumple.config import Config, Generation
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
-from crumple.diffusion.model import TrainedModel, load_model
+from crumple.diffusion.model import FILES, TrainedModel, load_model
 from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
 from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve, volume_change
 from crumple.progress import progress
+from crumple.provenance import folder_record, made_by
 from crumple.targets import Targets, read_targets
 from crumple.topology import design_from_fields, read_designs
 
@@ -99,12 +100,11 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
 
     precision = mixed_precision("auto", state.device.type)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
-    key = {
-        "stage": "generate",
-        "settings": stage_settings(config, "generate"),
-        "model": (model_folder / "config.json").read_text(),
-        "targets": [targets.names, targets.stress.tolist(), targets.known.tolist()],
-    }
+    trained = folder_record(model_folder, "train this model again with `crumple train`")
+    weights = {"model": fingerprint(model_folder / name for name in FILES)}
+    record = made_by("generate", config, trained, **weights)
+    goals = [targets.names, targets.stress.tolist(), targets.known.tolist()]
+    key = record | {"targets": goals}
     main = state.is_main_process
     start = time.monotonic()
     with resumable_folder(out, key) if main else nullcontext(scratch(out)) as folder:
@@ -118,6 +118,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
         state.wait_for_everyone()
         if main:
             attributes = {
+                "made_by": record,
                 "crumple": __version__,
                 "frame_strain": list(model.normalisation.curve_strain),
                 "target_names": targets.names,

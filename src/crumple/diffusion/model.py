@@ -24,6 +24,8 @@ from crumple.diffusion.network import Layout, Network
 from crumple.diffusion.preconditioning import Denoiser
 from crumple.errors import UserError
 
+FILES = ("model.safetensors", "config.json", "normalisation.json")
+
 
 @dataclass(frozen=True)
 class TrainedModel:

@@ -31,13 +31,14 @@ from tqdm import tqdm
 
 from crumple import seeds
 from crumple.atomic import atomic_path, resumable_folder, save_text, scratch
-from crumple.config import Config, Training, stage_settings
+from crumple.config import Config, Training
 from crumple.dataset import Dataset
 from crumple.diffusion.data import Samples, build_cache, load_samples, symmetries
 from crumple.diffusion.model import build_network, save_model
 from crumple.diffusion.preconditioning import Denoiser, denoising_loss
 from crumple.errors import UserError
 from crumple.progress import progress_line
+from crumple.provenance import hash_file, made_by
 
 VALIDATION_LEVELS = 4  # noise levels per held-out sample
 EMA_RAMP = 0.05  # half-life of the average, as part of the samples seen so far
@@ -219,6 +220,7 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
         When the data or the settings can't be used, or a signal stopped the run.
     """
     dataset = Dataset(manifest_path)
+    dataset.check_settings(config)
     gpu = torch.cuda.is_available()
     precision = mixed_precision(config.training.precision, "cuda" if gpu else "cpu")
     processes = int(os.environ.get("WORLD_SIZE", 1))
@@ -227,13 +229,9 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
     accelerator = Accelerator(
         cpu=not gpu, mixed_precision=precision, gradient_accumulation_steps=accumulation
     )
-    manifest = dataset.manifest
-    key = {
-        "stage": "train",
-        "settings": stage_settings(config, "train"),
-        "precision": precision,
-        "data": [manifest["split"], manifest["shards"]],
-    }
+    data = {"dataset": hash_file(manifest_path)}
+    record = made_by("train", config, dataset.manifest["made_by"], **data)
+    key = record | {"precision": precision}
     main = accelerator.is_main_process
     with resumable_folder(out, key) if main else nullcontext(scratch(out)) as folder:
         cache = folder / "cache"

@@ -13,11 +13,12 @@ import numpy as np
 import zarr
 
 from crumple import designs as design_images
-from crumple.atomic import save_text
+from crumple.atomic import claim, save_text
 from crumple.candidates import Verified, join, open_candidates
 from crumple.dataset import Dataset
 from crumple.errors import UserError
 from crumple.evaluation import HELD_OUT
+from crumple.provenance import folder_record, hash_file, require_inputs
 from crumple.report import page
 from crumple.report.bodies import LENGTH_UNIT, body, pack
 from crumple.report.charts import Line
@@ -56,10 +57,14 @@ def write_report(
     out
         The HTML file.
     """
+    out = claim(out, "report")
     dataset = Dataset(dataset_path)
     result = _json(evaluation / "evaluation.json")
     stats = _stats(model / "stats.jsonl")
     store = open_candidates(generated)
+    require_inputs(store.attrs["made_by"], generated, dataset=hash_file(dataset_path))
+    record = folder_record(evaluation, "run `crumple evaluate` again")
+    require_inputs(record, evaluation, candidates=store.attrs["checksum"])
     samples = spread_samples(dataset, CURVES)
     background = [
         Line("", "", s.strain[::2], s.stress[::2]) for s in _spread(samples, BACKGROUND_CURVES)

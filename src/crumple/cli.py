@@ -207,6 +207,13 @@ def _add_verify(commands) -> None:
     parser = commands.add_parser("verify", help=help, description=help)
     parser.add_argument("cases", type=Path, nargs="+", metavar="FILE.npz")
     parser.add_argument("--same-mesh", action="store_true", help="use the cells given in the file")
+    parser.add_argument(
+        "--reaction",
+        choices=("end", "hht"),
+        default="end",
+        help="of files that don't say so: reported at the end of an increment (default), or "
+        "weighted in time by the HHT integrator of Abaqus' implicit dynamics",
+    )
     _add_settings(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
     parser.set_defaults(handler=_verify)
@@ -215,7 +222,7 @@ def _add_verify(commands) -> None:
 def _verify(args: argparse.Namespace) -> None:
     from crumple.verification import verify
 
-    verify(args.cases, _settings(args), args.same_mesh, args.json)
+    verify(args.cases, _settings(args), args.same_mesh, args.json, args.reaction)
 
 
 def _add_rasterise(commands) -> None:

@@ -16,9 +16,10 @@ from scipy.sparse.csgraph import connected_components
 
 from crumple.errors import UserError
 from crumple.fem.compat import cell_table, create_quadrilateral_mesh, displacement_space
-from crumple.fem.elements import Geometry, build_geometry
+from crumple.fem.elements import Geometry, build_geometry, volume_factors
 
 TOLERANCE = 1e-7
+SMALLEST_AREA = 1e-12  # of a quarter of a cell
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
     Raises
     ------
     UserError
-        When the cell does not reach both platens or its sides do not match.
+        When the mesh is damaged, the cell does not reach both platens or its sides do not match.
     """
+    check_mesh(nodes, cells)
     nodes, cells, original = _open_triangles(nodes, cells)
     mesh = create_quadrilateral_mesh(nodes, cells)
     space = displacement_space(mesh)
@@ -146,6 +148,31 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
         left=left,
         partner=partner,
     )
+
+
+def check_mesh(nodes: np.ndarray, cells: np.ndarray) -> None:
+    """Refuse a damaged mesh, which would end in a crash of dolfinx or a wrong answer.
+
+    Raises
+    ------
+    UserError
+        When a node has no cell, or a cell names a node twice or has no positive area.
+    """
+    unused = np.setdiff1d(np.arange(len(nodes)), cells)
+    if len(unused):
+        raise UserError(f"node {unused[0]} of the mesh belongs to no cell")
+    first, second = np.triu_indices(4, 1)
+    twice = cells[:, first] == cells[:, second]
+    twice[:, -1] = False  # the third and fourth corner of a triangle
+    if twice.any():
+        raise UserError(
+            f"cell {np.flatnonzero(twice.any(axis=1))[0]} of the mesh names a node twice"
+        )
+    inverted = ~(volume_factors(nodes[cells]) > SMALLEST_AREA).all(axis=1)
+    if inverted.any():
+        raise UserError(
+            f"cell {np.flatnonzero(inverted)[0]} of the mesh is turned inside out or has no area"
+        )
 
 
 def _open_triangles(nodes, cells):

@@ -91,11 +91,17 @@ class Moduli(NamedTuple):
     table: np.ndarray
 
 
+def volume_factors(corners: np.ndarray) -> np.ndarray:
+    """Area (M, 4) that each Gauss point stands for, from corner coordinates (M, 4, 2)."""
+    jacobian = np.einsum("eai,qaj->eqij", corners, shape_gradients(GAUSS_POINTS))
+    return np.linalg.det(jacobian)
+
+
 def build_geometry(corners: np.ndarray) -> Geometry:
     """Gradients and weights from corner coordinates (M, 4, 2), counter-clockwise."""
     reference = shape_gradients(GAUSS_POINTS)
     jacobian = np.einsum("eai,qaj->eqij", corners, reference)
-    weights = np.linalg.det(jacobian)
+    weights = volume_factors(corners)
     gradients = np.einsum("qaj,eqji->eqai", reference, np.linalg.inv(jacobian))
     return Geometry(np.ascontiguousarray(gradients), weights, weights.sum(axis=1))
 

@@ -170,8 +170,8 @@ def evaluate(
     out = claim(out, "evaluate", folder=True)
     store = open_candidates(generated)
     record = store.attrs["made_by"]
-    require_inputs(record, generated, dataset=hash_file(manifest_path))
     settings = read_manifest(manifest_path)["made_by"]["settings"]
+    require_inputs(record, generated, dataset=hash_file(manifest_path))
     physics = {stage: settings[stage] for stage in PHYSICS}
     for path in shards:
         require_settings(open_shard(path).attrs["made_by"], physics, path)

@@ -260,7 +260,7 @@ def read_mesh(path: Path) -> dict[str, np.ndarray]:
         When the file is missing or damaged, or cells name nodes that aren't there.
     """
     mesh = read_npz(path, MESH)
-    if mesh["cells"].max(initial=-1) >= len(mesh["nodes"]):
+    if len(mesh["cells"]) and mesh["cells"].max() >= len(mesh["nodes"]):
         raise UserError(
             f"cannot read {path}: its cells name nodes that aren't there; {MESH.advice}"
         )

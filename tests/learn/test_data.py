@@ -61,7 +61,7 @@ def test_scaling_is_that_of_the_training_split_and_is_inverted(splits, cache):
     decoded = training.normalisation.decode(states)
     assert torch.allclose(decoded, training.physical.float(), atol=1e-4, rtol=1e-4)
     text = training.normalisation.to_json()
-    assert data.Normalisation.from_json(text) == training.normalisation
+    assert data.Normalisation.model_validate_json(text) == training.normalisation
 
 
 def reflected(frames, solid, strain, element):

@@ -6,18 +6,17 @@ then the fields of every frame. Scaling and symmetries are applied when a batch 
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from crumple.atomic import atomic_path, save_text
+from crumple.atomic import atomic_path, reserve, save_text
 from crumple.config import Model
 from crumple.dataset import Dataset
 from crumple.diffusion.network import Layout
@@ -25,6 +24,7 @@ from crumple.diffusion.preconditioning import SIGMA_DATA
 from crumple.errors import UserError
 from crumple.layout import CELL, CHANNELS, EULERIAN_CHANNELS, pixel_height
 from crumple.progress import progress
+from crumple.readers import read_json
 
 STORED = {
     "lagrangian": ("frames", CHANNELS),
@@ -32,10 +32,10 @@ STORED = {
 }
 # Bits of an element of the symmetry group of order 8 (H: x -> 1-x, V: y -> 1-y, S: x -> x + 1/2).
 H, V, S = 1, 2, 4
+Positive = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
-class Normalisation:
+class Normalisation(BaseModel):
     """How states are scaled; constants of the training split.
 
     Fields are divided by their root mean square per frame over all pixels (a range would hang on
@@ -60,22 +60,27 @@ class Normalisation:
         ``(steps,)`` root mean square of the effective stress, MPa.
     """
 
-    reference_frame: str
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    reference_frame: Literal["lagrangian", "eulerian"]
     mask: bool
     fields: tuple[str, ...]
-    frame_strain: tuple[float, ...]
-    rms: tuple[tuple[float, ...], ...]
-    curve_strain: tuple[float, ...]
-    stress_rms: tuple[float, ...]
+    frame_strain: tuple[float, ...] = Field(min_length=1)
+    rms: tuple[tuple[Positive, ...], ...]
+    curve_strain: tuple[float, ...] = Field(min_length=1)
+    stress_rms: tuple[Positive, ...]
 
-    @classmethod
-    def from_json(cls, text: str) -> Normalisation:
-        """Read what :meth:`to_json` wrote."""
-        return cls(**{name: _tuples(value) for name, value in json.loads(text).items()})
+    @model_validator(mode="after")
+    def _has_a_constant_for_each_channel(self) -> Normalisation:
+        if [len(row) for row in self.rms] != [len(self.fields)] * len(self.frame_strain):
+            raise ValueError("rms must have a value per frame and field")
+        if len(self.stress_rms) != len(self.curve_strain):
+            raise ValueError("stress_rms must have a value per strain step")
+        return self
 
     def to_json(self) -> str:
         """Return all constants as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        return self.model_dump_json(indent=2)
 
     @property
     def layout(self) -> Layout:
@@ -105,10 +110,6 @@ class Normalisation:
     def encode_curve(self, stress: Tensor) -> Tensor:
         """Scale effective stress ``(batch, steps)`` in MPa."""
         return stress / torch.tensor(self.stress_rms, device=stress.device)
-
-
-def _tuples(value):
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def move_pixels(images: Tensor, element: int) -> Tensor:
@@ -256,6 +257,7 @@ def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
     square = np.zeros(shape[1])
     with atomic_path(cache / "samples.npy") as temporary, ThreadPoolExecutor(4) as pool:
         samples = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+        reserve(temporary)
         reads = pool.map(lambda place: read_sample(dataset, model, place), places)
         for row, sample in enumerate(progress(reads, len(places), "cache", "sample")):
             samples[row] = sample
@@ -297,7 +299,7 @@ def load_samples(cache: Path, training: int, device: torch.device) -> tuple[Samp
     device
         Where training runs.
     """
-    constants = Normalisation.from_json((cache / "normalisation.json").read_text())
+    constants = read_json(cache / "normalisation.json", Normalisation, "train again")
     physical = torch.from_numpy(np.load(cache / "samples.npy", mmap_mode="c"))
     if device.type == "cuda" and 2 * physical.nbytes < torch.cuda.mem_get_info(device)[0]:
         physical = physical.to(device)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError
+from pydantic import BaseModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,8 +24,20 @@ from crumple.diffusion.data import Normalisation
 from crumple.diffusion.network import Layout, Network
 from crumple.diffusion.preconditioning import Denoiser
 from crumple.errors import UserError
+from crumple.provenance import hash_file
+from crumple.readers import read_json, refusing
 
+ADVICE = "train this model again with `crumple train`"
 FILES = ("model.safetensors", "config.json", "normalisation.json")
+
+
+class ModelConfig(BaseModel):
+    """Content of ``config.json``; there may be more."""
+
+    format: Literal["crumple-model"]
+    version: Literal[1]
+    weights: str  # SHA-256 of model.safetensors
+    model: Model
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,7 @@ def save_model(
         "format": "crumple-model",
         "version": 1,
         "crumple": __version__,
+        "weights": hash_file(folder / "model.safetensors"),
         "model": settings.model_dump(mode="json"),
         "training": training,
     }
@@ -100,22 +114,23 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
         When the folder isn't a model of this version of crumple.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        normalisation = Normalisation.from_json((folder / "normalisation.json").read_text())
+    config = read_json(folder / "config.json", ModelConfig, ADVICE)
+    normalisation = read_json(folder / "normalisation.json", Normalisation, ADVICE)
+    with refusing(folder / "model.safetensors", ADVICE):
+        if hash_file(folder / "model.safetensors") != config.weights:
+            raise ValueError("it has changed since it was written")
         weights = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise UserError(f"{folder} is not a trained model: {error}") from error
-    if config.get("format") != "crumple-model" or config.get("version") != 1:
-        raise UserError(f"{folder} is not a model that this version of crumple can read")
-    settings = Model.model_validate(config["model"])
-    network = build_network(settings, normalisation.layout, len(normalisation.curve_strain))
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
+    shape = normalisation.layout, len(normalisation.curve_strain)
+    with torch.device("meta"):  # no memory is asked for before the sizes are known to be right
+        expected = build_network(config.model, *shape).state_dict()
+    if {name: value.shape for name, value in weights.items()} != {
+        name: value.shape for name, value in expected.items()
+    }:
         raise UserError(
-            f"{folder}: model.safetensors doesn't fit config.json, or comes from another version "
-            "of crumple: train again"
-        ) from error
+            f"{folder}: model.safetensors doesn't fit config.json and normalisation.json, or comes "
+            f"from another version of crumple; {ADVICE}"
+        )
+    settings, network = config.model, build_network(config.model, *shape)
+    network.load_state_dict(weights)
     network.to(device)
     return TrainedModel(Denoiser(network).eval(), normalisation, settings)

@@ -28,8 +28,8 @@ main() {
     set_up_with_conda
   else
     install_apt "${APT_PACKAGES[@]}"
-    set_up_venv .venv-fe /usr/bin/python3 fem --system-site-packages
-    set_up_venv .venv "$(find_python)" learn
+    set_up_venv .venv-fe /usr/bin/python3 fem fem,test --system-site-packages
+    set_up_venv .venv "$(find_python)" learn learn,test,dev,docs
   fi
   case $task in
     demo) run_demo ;;
@@ -97,20 +97,20 @@ find_python() {
   die "no Python >= 3.11 with the venv module on PATH: install one, or name it with PYTHON=..."
 }
 
-# set_up_venv FOLDER PYTHON NAME [venv options]: from envs/NAME.requirements.txt and its constraints.
+# set_up_venv FOLDER PYTHON NAME EXTRAS [venv options]: crumple with these extras of pyproject.toml, in
+# the versions of envs/NAME.constraints.txt.
 set_up_venv() {
-  local folder=$1 python=$2 name=$3 stamp wanted
-  shift 3
+  local folder=$1 python=$2 name=$3 extras=$4 stamp wanted
+  shift 4
   stamp=$folder/.up-to-date
-  wanted=$(cat "envs/$name.requirements.txt" "envs/$name.constraints.txt" pyproject.toml | sha256sum)
+  wanted=$(cat "envs/$name.constraints.txt" pyproject.toml | sha256sum)
   if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted $PWD" ]; then
     return
   fi
   say "installing Python packages into $folder (a few minutes, once)"
   rm -f "$stamp"
   "$python" -m venv "$@" "$folder" || die "$python cannot make a virtual environment in $folder"
-  pip_install "$folder" -r "envs/$name.requirements.txt" -c "envs/$name.constraints.txt"
-  pip_install "$folder" --no-deps -e .
+  pip_install "$folder" -e ".[$extras]" -c "envs/$name.constraints.txt"
   printf '%s' "$wanted $PWD" >"$stamp"
 }
 
@@ -126,8 +126,7 @@ set_up_with_conda() {
   conda=$(command -v mamba || command -v conda) || die "--conda needs conda or mamba on PATH"
   if [ ! -x .venv/bin/snakemake ]; then
     say "installing Snakemake into .venv with $conda"
-    "$conda" create -y -q -p "$PWD/.venv" -c conda-forge 'python>=3.11' 'snakemake>=9' \
-      'snakemake-executor-plugin-slurm>=2.8' 'numpy>=2.4.5' 'pydantic>=2' pyyaml tqdm ||
+    "$conda" env create -y -q -p "$PWD/.venv" -f envs/workflow.yaml ||
       die "$conda could not make the environment .venv: see its message above"
   fi
   SNAKEMAKE_OPTIONS=(--sdm conda)

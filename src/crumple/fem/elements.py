@@ -37,6 +37,7 @@ from crumple.fem.material import (
     stress_factors,
 )
 
+ELASTOPLASTIC, VISCOUS = 0, 1  # the two deviatoric laws
 OPEN = 0.05  # J_open: det F of a point below which it is held open
 
 GAUSS_POINTS = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / np.sqrt(3.0)
@@ -140,13 +141,57 @@ def _deformation_gradient(z, dofs, grad):
     return f11, f12, f21, f22
 
 
-@njit(**JIT)
-def _times(f11, f12, f21, f22, m):
+@njit(**JIT, forceinline=True)
+def _respond(law, f11, f12, f21, f22, c, p, state, moduli, rate):
+    """Response of one deviatoric law at a point: 0 elastoplastic, 1 viscous.
+
+    Returns
+    -------
+    weight, inverse
+        weight of its energy (1); the tensor M = (m11, m12, m21, m22) in Fe = F M,
+    e, h, f, g, rotation, reflection
+        :func:`material.split` of Fe,
+    s1, s2
+        singular values of Fe,
+    e1, e2, e3, theta, thetabar, da, work
+        :func:`material.principal_return`.
+    """
+    # no views of rows: counting their references would cost a third of the time
+    if law == ELASTOPLASTIC:
+        m11 = state.plastic[c, p, 0]
+        m12 = state.plastic[c, p, 1]
+        m21 = state.plastic[c, p, 2]
+        m22 = state.plastic[c, p, 3]
+        log_zz = state.log_zz[c, p]
+        weight = state.weights[c, p]
+    else:
+        m11 = state.previous[c, p, 0]
+        m12 = state.previous[c, p, 1]
+        m21 = state.previous[c, p, 2]
+        m22 = state.previous[c, p, 3]
+        log_zz = 0.0
+        weight = rate * state.weights[c, p]
+    e, h, f, g, rotation, reflection = split(
+        f11 * m11 + f12 * m21,
+        f11 * m12 + f12 * m22,
+        f21 * m11 + f22 * m21,
+        f21 * m12 + f22 * m22,
+    )
+    s1 = rotation + reflection
+    s2 = rotation - reflection
+    if law == ELASTOPLASTIC:
+        e1, e2, e3, theta, thetabar, da, work = principal_return(
+            s1, s2, log_zz, moduli.shear, state.alpha[c, p], moduli.table
+        )
+    else:
+        e1, e2, e3 = deviator(s1, s2, 0.0)
+        theta = 1.0
+        thetabar = 0.0
+        da = 0.0
+        work = 0.0
     return (
-        f11 * m[0] + f12 * m[2],
-        f11 * m[1] + f12 * m[3],
-        f21 * m[0] + f22 * m[2],
-        f21 * m[1] + f22 * m[3],
+        *(weight, (m11, m12, m21, m22), e, h, f, g, rotation, reflection, s1, s2),
+        *(e1, e2, e3, theta, thetabar, da, work),
     )
 
 
@@ -161,7 +206,6 @@ def energy_and_gradient(z, cell_dofs, geometry, state, moduli, rate, gradient):
     """
     shear = moduli.shear
     bulk = moduli.bulk
-    table = moduli.table
     energy = 0.0
     local = np.empty(8)
     f = np.empty((4, 4))
@@ -201,31 +245,14 @@ def energy_and_gradient(z, cell_dofs, geometry, state, moduli, rate, gradient):
             p12 = -wj * f21
             p21 = -wj * f12
             p22 = wj * f11
-            weight = state.weights[c, p]
-            for law in range(2):
-                if law == 0:
-                    m = state.plastic[c, p]
-                    log_zz = state.log_zz[c, p]
-                elif rate > 0.0:
-                    m = state.previous[c, p]
-                    weight *= rate
-                    log_zz = 0.0
-                else:
+            for law in range(2):  # a constant, so that the compiler unrolls
+                if law == VISCOUS and rate <= 0.0:
                     break
-                a11, a12, a21, a22 = _times(f11, f12, f21, f22, m)
-                e, h, r, g, rot, refl = split(a11, a12, a21, a22)
-                s1 = rot + refl
-                s2 = rot - refl
+                weight, m, e, h, r, g, rot, refl, s1, s2, e1, e2, e3, theta, _, _, work = _respond(
+                    law, f11, f12, f21, f22, c, p, state, moduli, rate
+                )
                 if s2 <= SMALLEST_STRETCH:
                     return np.inf
-                if law == 0:
-                    e1, e2, e3, theta, _, _, work = principal_return(
-                        s1, s2, log_zz, shear, state.alpha[c, p], table
-                    )
-                else:
-                    e1, e2, e3 = deviator(s1, s2, 0.0)
-                    theta = 1.0
-                    work = 0.0
                 energy += weight * (shear * theta * theta * (e1 * e1 + e2 * e2 + e3 * e3) + work)
                 twist, flip = stress_factors(s1, s2, e1, e2, theta, shear, rot, refl)
                 twist *= weight
@@ -258,7 +285,6 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
     """
     shear = moduli.shear
     bulk = moduli.bulk
-    table = moduli.table
     local = np.empty((8, 8))
     f = np.empty((4, 4))
     tangent = np.empty((4, 4))
@@ -325,29 +351,12 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
                 for i in range(4):
                     for j in range(i, 4):
                         tangent[i, j] += open_slope * flat[i] * flat[j]
-            weight = state.weights[c, p]
-            for law in range(2):
-                if law == 0:
-                    m = state.plastic[c, p]
-                    log_zz = state.log_zz[c, p]
-                elif rate > 0.0:
-                    m = state.previous[c, p]
-                    weight *= rate
-                    log_zz = 0.0
-                else:
+            for law in range(2):  # a constant, so that the compiler unrolls
+                if law == VISCOUS and rate <= 0.0:
                     break
-                a11, a12, a21, a22 = _times(f[p, 0], f[p, 1], f[p, 2], f[p, 3], m)
-                e, h, r, g, rot, refl = split(a11, a12, a21, a22)
-                s1 = rot + refl
-                s2 = rot - refl
-                if law == 0:
-                    e1, e2, e3, theta, thetabar, _, _ = principal_return(
-                        s1, s2, log_zz, shear, state.alpha[c, p], table
-                    )
-                else:
-                    e1, e2, e3 = deviator(s1, s2, 0.0)
-                    theta = 1.0
-                    thetabar = 0.0
+                weight, m, e, h, r, g, rot, refl, s1, s2, e1, e2, e3, theta, thetabar, _, _ = (
+                    _respond(law, f11, f12, f21, f22, c, p, state, moduli, rate)
+                )
                 twist, flip = stress_factors(s1, s2, e1, e2, theta, shear, rot, refl)
                 d11, d22, d12 = principal_tangent(s1, s2, e1, e2, e3, theta, thetabar, shear)
                 add_tangent(
@@ -365,7 +374,7 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
                     twist,
                     flip,
                     project,
-                    (m[0], m[1], m[2], m[3]),
+                    m,
                 )
             t00 = tangent[0, 0]
             t01 = tangent[0, 1]
@@ -428,17 +437,15 @@ def update(z, cell_dofs, geometry, state, moduli, rate):
             volume += w * det
             if det < OPEN:
                 opening += 0.5 * moduli.bulk * state.weights[c, p] * math.log(det / OPEN) ** 2
-            m = state.plastic[c, p]
-            a11, a12, a21, a22 = _times(f11, f12, f21, f22, m)
-            e, h, r, g, rot, refl = split(a11, a12, a21, a22)
-            s1 = rot + refl
-            s2 = rot - refl
-            log_zz = state.log_zz[c, p]
-            e1, e2, e3, theta, _, da, work = principal_return(
-                s1, s2, log_zz, shear, state.alpha[c, p], moduli.table
+            weight, _, e, h, r, g, rot, refl, s1, s2, e1, e2, e3, theta, _, da, work = _respond(
+                ELASTOPLASTIC, f11, f12, f21, f22, c, p, state, moduli, rate
             )
-            elastic += state.weights[c, p] * shear * theta * theta * (e1 * e1 + e2 * e2 + e3 * e3)
-            plastic += state.weights[c, p] * work
+            elastic += weight * shear * theta * theta * (e1 * e1 + e2 * e2 + e3 * e3)
+            plastic += weight * work
+            weight, _, _, _, _, _, _, _, _, _, d1, d2, d3, _, _, _, _ = _respond(
+                VISCOUS, f11, f12, f21, f22, c, p, state, moduli, rate
+            )
+            viscous += 2.0 * shear * weight * (d1 * d1 + d2 * d2 + d3 * d3)
             inv = 1.0 / det
             if da > 0.0:
                 mean = math.log(s1) - e1
@@ -452,16 +459,12 @@ def update(z, cell_dofs, geometry, state, moduli, rate):
                 b12 = mirror * g - turn * h
                 b21 = mirror * g + turn * h
                 b22 = turn * e - mirror * r
+                m = state.plastic[c, p]
                 m[0] = inv * (f22 * b11 - f12 * b21)
                 m[1] = inv * (f22 * b12 - f12 * b22)
                 m[2] = inv * (f11 * b21 - f21 * b11)
                 m[3] = inv * (f11 * b22 - f21 * b12)
             n = state.previous[c, p]
-            a11, a12, a21, a22 = _times(f11, f12, f21, f22, n)
-            e, h, r, g, rot, refl = split(a11, a12, a21, a22)
-            e1, e2, e3 = deviator(rot + refl, rot - refl, 0.0)
-            square = e1 * e1 + e2 * e2 + e3 * e3
-            viscous += 2.0 * rate * shear * state.weights[c, p] * square
             n[0] = inv * f22
             n[1] = -inv * f12
             n[2] = -inv * f21
@@ -508,28 +511,14 @@ def cauchy_stress(z, cell_dofs, geometry, state, moduli, rate, out):
             s22 = mean_stress
             s33 = mean_stress
             s12 = 0.0
-            scale = 2.0 * shear * state.weights[c, p] / (geometry.weights[c, p] * det)
-            for law in range(2):
-                if law == 0:
-                    m = state.plastic[c, p]
-                    log_zz = state.log_zz[c, p]
-                elif rate > 0.0:
-                    m = state.previous[c, p]
-                    scale *= rate
-                    log_zz = 0.0
-                else:
+            volume = geometry.weights[c, p] * det
+            for law in range(2):  # a constant, so that the compiler unrolls
+                if law == VISCOUS and rate <= 0.0:
                     break
-                a11, a12, a21, a22 = _times(f[p, 0], f[p, 1], f[p, 2], f[p, 3], m)
-                e, h, r, g, rot, refl = split(a11, a12, a21, a22)
-                s1 = rot + refl
-                s2 = rot - refl
-                if law == 0:
-                    e1, e2, e3, theta, _, _, _ = principal_return(
-                        s1, s2, log_zz, shear, state.alpha[c, p], moduli.table
-                    )
-                else:
-                    e1, e2, e3 = deviator(s1, s2, 0.0)
-                    theta = 1.0
+                weight, _, e, h, r, g, rot, refl, s1, s2, e1, e2, e3, theta, _, _, _ = _respond(
+                    law, f[p, 0], f[p, 1], f[p, 2], f[p, 3], c, p, state, moduli, rate
+                )
+                scale = 2.0 * shear * weight / volume
                 # left principal axes: U diag(tau) U^T, the direction of e + f products
                 mean = 0.5 * (e1 + e2)
                 diff = 0.5 * (e1 - e2)

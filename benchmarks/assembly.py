@@ -63,7 +63,7 @@ def main() -> None:
         )
 
 
-def whole_simulation(mesh: meshing.Mesh, config: Config) -> tuple[dict[str, int], float]:
+def whole_simulation(mesh: meshing.QuadMesh, config: Config) -> tuple[dict[str, int], float]:
     """Return how often a simulation assembles what, and its CPU seconds."""
     calls = {"gradient": 0, "Hessian": 0}
     originals = elements.energy_and_gradient, elements.add_hessian
@@ -168,10 +168,10 @@ def dolfinx_forms(simulation: Simulation) -> tuple:
     pair = ufl.VectorElement("DG", mesh.ufl_cell(), 0, dim=2)
     coefficients = [u]
     for element, values in (
-        (tensor, state.plastic[:, POINTS]),
-        (tensor, state.previous[:, POINTS]),
+        (tensor, state.Fp_inverse[:, POINTS]),
+        (tensor, state.Fn_inverse[:, POINTS]),
         (scalar, state.log_zz[:, POINTS]),
-        (scalar, state.alpha[:, POINTS]),
+        (scalar, state.equivalent_plastic_strain[:, POINTS]),
         (scalar, state.weights[:, POINTS]),
         (pair, np.stack([state.volumes, state.log_j], axis=-1)),
     ):

@@ -61,7 +61,7 @@ def main() -> None:
         print(f"{name:34} " + " ".join(f"{value:9.4g}" for value in columns))
 
 
-def figures(cell: np.ndarray, mesh: meshing.Mesh, h: float) -> dict[str, float]:
+def figures(cell: np.ndarray, mesh: meshing.QuadMesh, h: float) -> dict[str, float]:
     """What a mesh is judged by."""
     corners = mesh.nodes[mesh.cells]
     area = 0.5 * np.abs(outline.cross(corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]))

@@ -30,7 +30,7 @@ PARTS = {
     "contact Hessian": "hessian:contact",
     "sparsity of contact": "places",
     "collision sets and broad phase": "collisions",
-    "continuous collision detection": "step_bound",
+    "continuous collision detection": "collision_free_stepsize",
     "barrier and friction gradients": "_scatter",
     "state update": "update",
     "stress output": "cauchy_stress",

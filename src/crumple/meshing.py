@@ -56,7 +56,7 @@ class MeshFailure(Exception):
     """An outline that could not be meshed; the message is the reason."""
 
 
-class Mesh(NamedTuple):
+class QuadMesh(NamedTuple):
     """A mesh of quadrilaterals in the unit square."""
 
     nodes: np.ndarray  # (N, 2) float64, y up
@@ -95,7 +95,7 @@ def gmsh_session() -> Iterator[None]:
         gmsh.finalize()
 
 
-def mesh_cell(cell: np.ndarray, h: float) -> tuple[Mesh, str]:
+def mesh_cell(cell: np.ndarray, h: float) -> tuple[QuadMesh, str]:
     """Mesh a binary unit cell; see :func:`mesh_region`.
 
     Parameters
@@ -108,12 +108,12 @@ def mesh_cell(cell: np.ndarray, h: float) -> tuple[Mesh, str]:
     return mesh_region(outline.from_image(cell), h)
 
 
-def mesh_region(solid: shapely.Geometry, h: float) -> tuple[Mesh, str]:
+def mesh_region(solid: shapely.Geometry, h: float) -> tuple[QuadMesh, str]:
     """Mesh a solid region as :func:`mesh_polygons` does; on failure try smaller elements.
 
     Returns
     -------
-    mesh : Mesh
+    mesh : QuadMesh
     fallback : str
         Empty, or what was changed to get the mesh.
 
@@ -133,7 +133,7 @@ def mesh_region(solid: shapely.Geometry, h: float) -> tuple[Mesh, str]:
     raise MeshFailure(reasons[0])
 
 
-def mesh_polygons(solid: shapely.Geometry, h: float) -> Mesh:
+def mesh_polygons(solid: shapely.Geometry, h: float) -> QuadMesh:
     """Mesh a solid region of the unit cell with quadrilaterals of side about ``h``.
 
     Parameters
@@ -146,7 +146,7 @@ def mesh_polygons(solid: shapely.Geometry, h: float) -> Mesh:
 
     Returns
     -------
-    Mesh
+    QuadMesh
         Nodes on the left and right sides match exactly; those on the bottom and top sides where
         the solid does.
 
@@ -202,7 +202,7 @@ def shape(nodes: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return (2 * area / (squared + np.roll(squared, 1, axis=1))).min(axis=1)
 
 
-def quality(mesh: Mesh) -> dict[str, float]:
+def quality(mesh: QuadMesh) -> dict[str, float]:
     """Smallest scaled Jacobian and angle (degrees), and the mean and smallest side length."""
     corners = mesh.nodes[mesh.cells]
     edge = np.roll(corners, -1, axis=1) - corners
@@ -453,7 +453,9 @@ def _halve(
     return np.concatenate(new_nodes), np.concatenate(cells), middles
 
 
-def _fit(nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, chords: list[Chords]) -> Mesh:
+def _fit(
+    nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, chords: list[Chords]
+) -> QuadMesh:
     """Put the boundary nodes on the outline and smooth the inside."""
     curved = np.concatenate([ring.middles for ring in chords])
     on_chord = np.abs(curved - nodes[middles]).max(axis=1) < TOUCH
@@ -467,7 +469,7 @@ def _fit(nodes: np.ndarray, cells: np.ndarray, middles: np.ndarray, chords: list
     worst = scaled_jacobian(nodes, cells).min()
     if not worst >= WORST_ACCEPTED:
         raise MeshFailure(f"a poor element remained (scaled Jacobian {worst:.3f})")
-    return Mesh(nodes, cells.astype(np.int32))
+    return QuadMesh(nodes, cells.astype(np.int32))
 
 
 def _bulge(

@@ -124,13 +124,15 @@ def wedge(friction):
     collisions = contact.collisions(vertices)
     force = contact.barrier.gradient(collisions, contact.mesh, vertices)
     # the potential still holds the friction of the last step
-    if not potential.tangential.empty():
-        slip = np.asfortranarray(vertices - potential.start)
+    if not potential.tangential_collisions.empty():
+        slip = np.asfortranarray(vertices - potential.vertices_t0)
         force = force + contact.friction_potential.gradient(
-            potential.tangential, contact.mesh, slip
+            potential.tangential_collisions, contact.mesh, slip
         )
-    hanging = contact.rest[:, 0] < 0.5 + 0.1 * (contact.rest[:, 1] - 0.5) + 0.3 * DHAT
-    hanging[contact.rest[:, 0] < 0] = False
+    hanging = (
+        contact.rest_positions[:, 0] < 0.5 + 0.1 * (contact.rest_positions[:, 1] - 0.5) + 0.3 * DHAT
+    )
+    hanging[contact.rest_positions[:, 0] < 0] = False
     side, push = -force.reshape(-1, 2)[hanging].sum(axis=0)
     assert abs(push) == pytest.approx(simulation.stress, rel=0.02)
     return abs(push / side)

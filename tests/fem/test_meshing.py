@@ -36,7 +36,7 @@ def _cell(index: int) -> np.ndarray:
     return designs.mirror(designs.sample(0, index, SETTINGS).quarter)
 
 
-def _areas(mesh: meshing.Mesh) -> np.ndarray:
+def _areas(mesh: meshing.QuadMesh) -> np.ndarray:
     a, b, c, d = mesh.nodes[mesh.cells].transpose(1, 0, 2)
     return 0.5 * outline.cross(c - a, d - b)
 
@@ -281,7 +281,7 @@ def test_quality_of_known_elements():
     assert meshing.shape(square * [1, 3], cells) == pytest.approx(0.6)
     assert meshing.shape(square, cells[:, ::-1]) == pytest.approx(-1)
     rhombus = np.array([[0.0, 0], [2, 0], [3, np.sqrt(3)], [1, np.sqrt(3)]])
-    quality = meshing.quality(meshing.Mesh(rhombus, cells))
+    quality = meshing.quality(meshing.QuadMesh(rhombus, cells))
     assert quality["min_angle"] == pytest.approx(60)
     assert quality["min_scaled_jacobian"] == pytest.approx(np.sin(np.radians(60)))
     assert quality["mean_side"] == quality["min_side"] == pytest.approx(2)
@@ -333,7 +333,7 @@ def test_a_shard_has_a_file_with_a_status_per_design(shard, tmp_path):
     assert "disconnected" in status[1]
     assert status[2] == "not acceptable: no domain"
     assert found["000005.npz"]["nodes"].shape == (0, 2)
-    mesh = meshing.Mesh(found["000004.npz"]["nodes"], found["000004.npz"]["cells"])
+    mesh = meshing.QuadMesh(found["000004.npz"]["nodes"], found["000004.npz"]["cells"])
     assert (_areas(mesh) > 0).all()
     assert found["000004.npz"]["min_angle"] > 10
 

@@ -37,11 +37,13 @@ def problem():
     cell = build_cell(nodes, cells, "bonded", 0.0)
 
     state = elements.initial_state(cell.geometry)
-    shape = state.alpha.shape
-    state.plastic[:] = [1, 0, 0, 1] + rng.uniform(-0.03, 0.03, (*shape, 4))
-    state.previous[:] = [1, 0, 0, 1] + rng.uniform(-0.05, 0.05, (*shape, 4))
+    shape = state.equivalent_plastic_strain.shape
+    state.Fp_inverse[:] = [1, 0, 0, 1] + rng.uniform(-0.03, 0.03, (*shape, 4))
+    state.Fn_inverse[:] = [1, 0, 0, 1] + rng.uniform(-0.05, 0.05, (*shape, 4))
     state.log_zz[:] = rng.uniform(-0.02, 0.02, shape)
-    state.alpha[:] = rng.uniform(0, 0.08, shape)  # in all three segments of the table
+    state.equivalent_plastic_strain[:] = rng.uniform(
+        0, 0.08, shape
+    )  # in all three segments of the table
     state.weights[:] = cell.geometry.weights * rng.uniform(0.95, 1.05, shape)
     state.volumes[:] = cell.geometry.volumes * rng.uniform(0.95, 1.05, len(cells))
     state.log_j[:] = rng.uniform(-0.03, 0.03, len(cells))
@@ -116,10 +118,12 @@ def oracle(problem):
     u, p, theta = (fem.Function(cell.space), stored(mesh, zero), stored(mesh, zero))
     u.x.array[:] = values
     measure = cell.geometry
-    alpha = stored(mesh, state.alpha)
+    alpha = stored(mesh, state.equivalent_plastic_strain)
     table = MODULI.table
-    yield_stress = stored(mesh, np.interp(state.alpha, table[:, 1], table[:, 0]))
-    plastic, previous = stored(mesh, state.plastic), stored(mesh, state.previous)
+    yield_stress = stored(
+        mesh, np.interp(state.equivalent_plastic_strain, table[:, 1], table[:, 0])
+    )
+    plastic, previous = stored(mesh, state.Fp_inverse), stored(mesh, state.Fn_inverse)
     weight = stored(mesh, state.weights / measure.weights)
     mean_weight = stored(mesh, state.volumes / measure.volumes)
 
@@ -188,7 +192,7 @@ def test_some_points_flow_and_some_do_not(problem):
     after = state.copy()
     dofs = (2 * cell.corners[:, :, None] + [0, 1]).reshape(len(cell.corners), 8)
     elements.update(values, dofs, cell.geometry, after, MODULI, RATE)
-    flowing = (after.alpha > state.alpha).mean()
+    flowing = (after.equivalent_plastic_strain > state.equivalent_plastic_strain).mean()
     assert 0.2 < flowing < 0.9
 
 
@@ -205,6 +209,6 @@ def test_the_comparison_would_see_a_wrong_kernel(problem, oracle):
     for found, expected in zip(without_viscosity, oracle, strict=True):
         assert np.abs(found - expected).max() > 1e-3 * np.abs(expected).max()
     cell, state, values = problem
-    softer = state._replace(alpha=state.alpha * 0.9)
+    softer = state._replace(equivalent_plastic_strain=state.equivalent_plastic_strain * 0.9)
     for found, expected in zip(kernels((cell, softer, values), RATE), oracle, strict=True):
         assert np.abs(found - expected).max() > 1e-5 * np.abs(expected).max()

@@ -32,7 +32,7 @@ def perturbed(simulation: Simulation, size: float = 2e-4) -> np.ndarray:
 
 
 def test_the_state_is_plastic(simulation):
-    assert simulation.state.alpha.max() > 0.01
+    assert simulation.state.equivalent_plastic_strain.max() > 0.01
 
 
 def test_gradient_is_the_derivative_of_the_energy(simulation):

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dolfinx
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from crumple.errors import UserError
-from crumple.fem.compat import cell_table, create_quadrilateral_mesh, displacement_space
+from crumple.fem.compat import (
+    cell_table,
+    create_quadrilateral_mesh,
+    displacement_space,
+    dolfinx,
+)
 from crumple.fem.elements import Geometry, build_geometry, volume_factors
 
 TOLERANCE = 1e-7
@@ -30,7 +34,7 @@ class Cell:
     ----------
     space
         dolfinx displacement space; its dof ``2 n + i`` is component i of node n.
-    rest
+    rest_positions
         (N, 2) undeformed positions, imperfection included, in the order of the dofmap.
     input_nodes
         (N,) row of every dofmap node in the mesh that was given (a triangle's repeated corner is
@@ -58,7 +62,7 @@ class Cell:
     """
 
     space: dolfinx.fem.FunctionSpace
-    rest: np.ndarray
+    rest_positions: np.ndarray
     input_nodes: np.ndarray
     input_cells: np.ndarray
     corners: np.ndarray
@@ -134,7 +138,7 @@ def build_cell(nodes: np.ndarray, cells: np.ndarray, platens: str, amplitude: fl
     rest_y[size:] = 0.0
     return Cell(
         space=space,
-        rest=rest,
+        rest_positions=rest,
         input_nodes=original[input_nodes],
         input_cells=input_cells,
         corners=corners,

@@ -1,12 +1,41 @@
-"""The few calls that differ between dolfinx 0.5, 0.9 and 0.11, in one place."""
+"""The few calls that differ between dolfinx 0.5, 0.9 and 0.11, in one place.
+
+Other modules take ``dolfinx`` from here, so that MPI starts as it must.
+"""
 
 from __future__ import annotations
 
 import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import dolfinx
 import numpy as np
-from mpi4py import MPI
+
+
+@contextmanager
+def _without_launcher() -> Iterator[None]:
+    """Hide from MPI, while it starts, that a launcher has started this process.
+
+    A simulation is one process. In a Slurm job, Open MPI takes itself for one of many ranks and
+    aborts where it was not built for that Slurm.
+    """
+    hidden = {
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name.startswith(("SLURM_", "PMI_", "PMIX_"))
+    }
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+with _without_launcher():
+    import dolfinx
+    from mpi4py import MPI  # whichever is imported first starts it
+
+__all__ = ["cell_table", "create_quadrilateral_mesh", "displacement_space", "dolfinx"]
 
 
 def create_quadrilateral_mesh(nodes: np.ndarray, cells: np.ndarray) -> dolfinx.mesh.Mesh:

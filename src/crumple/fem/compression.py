@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from crumple.config import Config
 from crumple.fem import elements
 from crumple.fem.cell import Cell, build_cell
-from crumple.fem.contact import Contact
+from crumple.fem.contact import FrictionalContact
 from crumple.fem.elements import Moduli
 from crumple.fem.material import hardening_table
 from crumple.fem.newton import Newton, NotConverged
@@ -54,7 +54,7 @@ class Simulation:
         material, loading = config.material, config.loading
         self.cell: Cell = build_cell(nodes, cells, loading.platens, loading.imperfection)
         contact = config.contact
-        self.contact = Contact(
+        self.contact = FrictionalContact(
             self.cell,
             contact.friction,
             contact.barrier_distance,
@@ -161,7 +161,9 @@ class Simulation:
         scale = (strain - self.strain) / self.last_strain_increment
         repeated = self.z + scale * self.last_increment
         repeated[n:] = -strain, 0.0
-        bound = self.contact.step_bound(guess.vertices, self.contact.vertices(repeated))
+        bound = self.contact.collision_free_stepsize(
+            guess.vertices, self.contact.vertices(repeated)
+        )
         other = self.potential.evaluate(affine + bound * (repeated - affine))
         return min(guess, other, key=lambda at: at.energy)
 
@@ -173,8 +175,8 @@ class Simulation:
         energies["work"] += 0.5 * (self.stress + stress) * increment
         energies["kinetic"] = 0.5 * float(self.mass @ ((solution.z - self.z) / dt) ** 2)
         energies["barrier"] = self.contact.energy(solution.vertices, solution.collisions)
-        slip = np.asfortranarray(solution.vertices - self.potential.start)
-        tangential = self.potential.tangential
+        slip = np.asfortranarray(solution.vertices - self.potential.vertices_t0)
+        tangential = self.potential.tangential_collisions
         if not tangential.empty():
             force = self.contact.friction_potential.gradient(tangential, self.contact.mesh, slip)
             energies["friction"] += float(force @ slip.ravel())
@@ -199,13 +201,13 @@ class Simulation:
 
     def equivalent_plastic_strain(self) -> np.ndarray:
         """(M, 4) at the points, in the order of the cells that were given."""
-        alpha = np.empty_like(self.state.alpha)
-        alpha[self.cell.input_cells] = self.state.alpha
+        alpha = np.empty_like(self.state.equivalent_plastic_strain)
+        alpha[self.cell.input_cells] = self.state.equivalent_plastic_strain
         return alpha
 
     def inverted_corners(self) -> int:
         """Cells with a corner turned inside out (their points stay valid)."""
-        x = (self.cell.rest + self.z[self.cell.node_dofs])[self.cell.corners]
+        x = (self.cell.rest_positions + self.z[self.cell.node_dofs])[self.cell.corners]
         before, after = x - np.roll(x, 1, axis=1), np.roll(x, -1, axis=1) - x
         cross = before[..., 0] * after[..., 1] - before[..., 1] * after[..., 0]
         return int((cross <= 0).any(axis=1).sum())

@@ -19,7 +19,6 @@ GHOST_REACH = 0.35
 PLATEN_REACH = 1.5
 INFLATION = 3e-3
 CCD = ipctk.AdditiveCCD(100_000, 0.9)
-ipctk.set_num_threads(1)  # a shard is one process; many shards share a machine
 
 
 def fortran(array: np.ndarray) -> np.ndarray:
@@ -28,49 +27,51 @@ def fortran(array: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Contact:
+class FrictionalContact:
     """Barrier and lagged friction potentials of one cell.
 
     Parameters
     ----------
     cell
         the constrained problem.
-    friction, barrier_distance, barrier_stiffness, friction_slip
-        Coulomb coefficient; dhat (cell sides); kappa (MPa); eps_u (cell sides).
+    mu, dhat, barrier_stiffness, eps_u
+        Coulomb coefficient; distance at which the barrier begins (cell sides); its stiffness kappa
+        (MPa); slip at which friction is fully mobilised (cell sides).
     platens
         whether the platens are obstacles and the neighbouring cells are seen; without them there is
         self-contact inside the cell only.
     """
 
     cell: Cell
-    friction: float
-    barrier_distance: float
+    mu: float
+    dhat: float
     barrier_stiffness: float
-    friction_slip: float
+    eps_u: float
     platens: bool = True
     mesh: ipctk.CollisionMesh = field(init=False)
-    rest: np.ndarray = field(init=False)
+    rest_positions: np.ndarray = field(init=False)
     dofs: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
+        ipctk.set_num_threads(1)  # a shard is one process; many shards share a machine
         rest, dofs, edges, fixed, obstacle = _collision_surface(self.cell, self.platens)
-        self.rest, self.dofs = rest, dofs
+        self.rest_positions, self.dofs = rest, dofs
         self.flat_dofs = dofs.ravel()
         self.mesh = ipctk.CollisionMesh(fortran(rest), fortran(edges.astype(np.int32)))
         patches = np.where(fixed, 0, 1 + np.arange(len(rest)))
         self.mesh.can_collide = ipctk.make_vertex_patches_filter(patches.astype(np.int32))
-        self.friction_of_vertex = np.where(obstacle, 0.0, self.friction)
+        self.friction_of_vertex = np.where(obstacle, 0.0, self.mu)
         self.barrier = ipctk.BarrierPotential(
-            self.barrier_distance, self.barrier_stiffness, use_physical_barrier=True
+            self.dhat, self.barrier_stiffness, use_physical_barrier=True
         )
-        self.friction_potential = ipctk.FrictionPotential(self.friction_slip)
+        self.friction_potential = ipctk.FrictionPotential(self.eps_u)
         self.body_edges = edges[~obstacle[edges].any(axis=1)]
         self._candidates: ipctk.Candidates | None = None
         self._built_at = rest
 
     def vertices(self, z: np.ndarray) -> np.ndarray:
         """Deformed positions (V, 2) of the collision vertices."""
-        return fortran(self.rest + z[self.dofs])
+        return fortran(self.rest_positions + z[self.dofs])
 
     # Candidates: one broad phase serves several steps. Two surfaces further apart than twice the
     # inflation when the set was built stay out of reach of the barrier while no vertex has moved by
@@ -84,7 +85,7 @@ class Contact:
         return float(np.sqrt((moved * moved).sum(axis=1).max()))
 
     def _in_budget(self, vertices: np.ndarray) -> bool:
-        budget = 0.95 * INFLATION - 0.5 * self.barrier_distance
+        budget = 0.95 * INFLATION - 0.5 * self.dhat
         return self._candidates is not None and self._movement(vertices) <= budget
 
     def refresh_candidates(self, vertices: np.ndarray) -> None:
@@ -106,25 +107,27 @@ class Contact:
         collisions = ipctk.NormalCollisions()
         collisions.use_area_weighting = True
         collisions.collision_set_type = ipctk.NormalCollisions.IMPROVED_MAX_APPROX
-        collisions.build(self._candidates, self.mesh, vertices, self.barrier_distance)
+        collisions.build(self._candidates, self.mesh, vertices, self.dhat)
         return collisions
 
-    def step_bound(self, start: np.ndarray, end: np.ndarray) -> float:
-        """Largest part of the straight path from ``start`` to ``end`` without a collision."""
-        if self._in_budget(start) and self._in_budget(end):
+    def collision_free_stepsize(self, vertices_t0: np.ndarray, vertices_t1: np.ndarray) -> float:
+        """Largest part of the straight path between two positions without a collision."""
+        if self._in_budget(vertices_t0) and self._in_budget(vertices_t1):
             candidates = self._candidates
         else:
             candidates = ipctk.Candidates()
-            candidates.build(self.mesh, start, end, self.barrier_distance)
-        return candidates.compute_collision_free_stepsize(self.mesh, start, end, 0.0, CCD)
+            candidates.build(self.mesh, vertices_t0, vertices_t1, self.dhat)
+        return candidates.compute_collision_free_stepsize(
+            self.mesh, vertices_t0, vertices_t1, 0.0, CCD
+        )
 
-    def tangential(
+    def tangential_collisions(
         self, vertices: np.ndarray, collisions: ipctk.NormalCollisions
     ) -> ipctk.TangentialCollisions:
         """Friction lagged at these positions: contact bases and normal forces are frozen."""
         tangential = ipctk.TangentialCollisions()
         mu = self.friction_of_vertex
-        if self.friction > 0:
+        if self.mu > 0:
             tangential.build(self.mesh, vertices, collisions, self.barrier, mu, mu, min)
         return tangential
 
@@ -175,7 +178,9 @@ class Contact:
 
     def has_intersections(self, vertices: np.ndarray) -> bool:
         """Whether the boundary of the cell crosses itself, its neighbour, or a platen."""
-        body = ipctk.CollisionMesh(fortran(self.rest), fortran(self.body_edges.astype(np.int32)))
+        body = ipctk.CollisionMesh(
+            fortran(self.rest_positions), fortran(self.body_edges.astype(np.int32))
+        )
         if ipctk.has_intersections(body, fortran(vertices)):
             return True
         if not self.platens:
@@ -193,9 +198,9 @@ def _collision_surface(cell: Cell, platens: bool):
     if platens:
         edges = edges[~cell.attached[edges].all(axis=1)]
     nodes = np.unique(edges)
-    index = np.full(len(cell.rest), -1)
+    index = np.full(len(cell.rest_positions), -1)
     index[nodes] = np.arange(len(nodes))
-    rest, dofs, edges = cell.rest[nodes], cell.node_dofs[nodes], index[edges]
+    rest, dofs, edges = cell.rest_positions[nodes], cell.node_dofs[nodes], index[edges]
     attached = cell.attached[nodes]
     if not platens:
         return rest, dofs, edges, np.zeros(len(nodes), bool), np.zeros(len(nodes), bool)

@@ -66,15 +66,16 @@ class Geometry(NamedTuple):
 class State(NamedTuple):
     """History at the last converged step; all arrays are updated in place by :func:`update`.
 
-    ``plastic`` (M, 4, 4) is Fp^-1, ``log_zz`` (M, 4) the logarithm of its zz part, ``alpha`` (M, 4)
-    the equivalent plastic strain, ``previous`` (M, 4, 4) is F_n^-1, ``weights`` (M, 4) is w J_n,
+    ``Fp_inverse`` (M, 4, 4) is the inverse of the plastic deformation gradient in the plane and
+    ``log_zz`` (M, 4) the logarithm of its zz part, ``equivalent_plastic_strain`` is (M, 4),
+    ``Fn_inverse`` (M, 4, 4) the inverse of the deformation gradient, ``weights`` (M, 4) is w J_n,
     ``volumes`` (M) is V Jbar_n and ``log_j`` (M) is ln Jbar_n.
     """
 
-    plastic: np.ndarray
+    Fp_inverse: np.ndarray
     log_zz: np.ndarray
-    alpha: np.ndarray
-    previous: np.ndarray
+    equivalent_plastic_strain: np.ndarray
+    Fn_inverse: np.ndarray
     weights: np.ndarray
     volumes: np.ndarray
     log_j: np.ndarray
@@ -158,17 +159,17 @@ def _respond(law, f11, f12, f21, f22, c, p, state, moduli, rate):
     """
     # no views of rows: counting their references would cost a third of the time
     if law == ELASTOPLASTIC:
-        m11 = state.plastic[c, p, 0]
-        m12 = state.plastic[c, p, 1]
-        m21 = state.plastic[c, p, 2]
-        m22 = state.plastic[c, p, 3]
+        m11 = state.Fp_inverse[c, p, 0]
+        m12 = state.Fp_inverse[c, p, 1]
+        m21 = state.Fp_inverse[c, p, 2]
+        m22 = state.Fp_inverse[c, p, 3]
         log_zz = state.log_zz[c, p]
         weight = state.weights[c, p]
     else:
-        m11 = state.previous[c, p, 0]
-        m12 = state.previous[c, p, 1]
-        m21 = state.previous[c, p, 2]
-        m22 = state.previous[c, p, 3]
+        m11 = state.Fn_inverse[c, p, 0]
+        m12 = state.Fn_inverse[c, p, 1]
+        m21 = state.Fn_inverse[c, p, 2]
+        m22 = state.Fn_inverse[c, p, 3]
         log_zz = 0.0
         weight = rate * state.weights[c, p]
     e, h, f, g, rotation, reflection = split(
@@ -181,7 +182,7 @@ def _respond(law, f11, f12, f21, f22, c, p, state, moduli, rate):
     s2 = rotation - reflection
     if law == ELASTOPLASTIC:
         e1, e2, e3, theta, thetabar, da, work = principal_return(
-            s1, s2, log_zz, moduli.shear, state.alpha[c, p], moduli.table
+            s1, s2, log_zz, moduli.shear, state.equivalent_plastic_strain[c, p], moduli.table
         )
     else:
         e1, e2, e3 = deviator(s1, s2, 0.0)
@@ -452,19 +453,19 @@ def update(z, cell_dofs, geometry, state, moduli, rate):
                 s1 = math.exp(mean + theta * e1)
                 s2 = math.exp(mean + theta * e2)
                 state.log_zz[c, p] = mean + theta * e3
-                state.alpha[c, p] += da
+                state.equivalent_plastic_strain[c, p] += da
                 turn = 0.5 * (s1 + s2) / rot
                 mirror = 0.5 * (s1 - s2) / refl if refl > 0.0 else 0.0
                 b11 = turn * e + mirror * r
                 b12 = mirror * g - turn * h
                 b21 = mirror * g + turn * h
                 b22 = turn * e - mirror * r
-                m = state.plastic[c, p]
+                m = state.Fp_inverse[c, p]
                 m[0] = inv * (f22 * b11 - f12 * b21)
                 m[1] = inv * (f22 * b12 - f12 * b22)
                 m[2] = inv * (f11 * b21 - f21 * b11)
                 m[3] = inv * (f11 * b22 - f21 * b12)
-            n = state.previous[c, p]
+            n = state.Fn_inverse[c, p]
             n[0] = inv * f22
             n[1] = -inv * f12
             n[2] = -inv * f21

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from crumple.fem.linear_solver import linear_solver
-from crumple.fem.potential import Evaluation, IncrementalPotential
+from crumple.fem.potential import IncrementalPotential, Iterate
 
 GRADIENT_TOLERANCE = 2e-3
 STEP_TOLERANCE = 1e-6
@@ -52,7 +52,7 @@ class Newton:
         self.analysed = 0
         self.counters = Counters()
 
-    def solve_step(self, at: Evaluation) -> Evaluation:
+    def solve_step(self, at: Iterate) -> Iterate:
         """Minimise from ``at``, repeating with friction lagged at the minimiser until it stays.
 
         Raises
@@ -62,7 +62,7 @@ class Newton:
         """
         for _ in range(MAX_FRICTION_LAGS):
             at = self.minimise(at)
-            if at.collisions.empty() and self.potential.tangential.empty():
+            if at.collisions.empty() and self.potential.tangential_collisions.empty():
                 return at
             self.counters.lags += 1
             at = self.potential.lag_friction(at)
@@ -70,14 +70,14 @@ class Newton:
                 return at
         return self.minimise(at)
 
-    def converged(self, at: Evaluation) -> bool:
+    def converged(self, at: Iterate) -> bool:
         """Whether the residual is small against the platen force."""
         n = self.potential.cell.size
         force = abs(at.gradient[n])
         residual = np.linalg.norm(at.gradient[:n])
         return residual <= GRADIENT_TOLERANCE * max(force, 0.01)
 
-    def minimise(self, at: Evaluation) -> Evaluation:
+    def minimise(self, at: Iterate) -> Iterate:
         """Newton iterations with friction frozen."""
         for _ in range(MAX_ITERATIONS):
             if self.converged(at):
@@ -90,7 +90,7 @@ class Newton:
                 return at
         raise NotConverged(f"no equilibrium after {MAX_ITERATIONS} Newton iterations")
 
-    def descent_direction(self, at: Evaluation) -> np.ndarray:
+    def descent_direction(self, at: Iterate) -> np.ndarray:
         """-H^-1 g with the exact Hessian if it is positive definite, else shifted, else clamped."""
         pattern = self.potential.pattern
         n = pattern.size
@@ -115,11 +115,11 @@ class Newton:
                 shift = max(4.0 * shift, FIRST_SHIFT)
         raise NotConverged("the Hessian has no positive definite shift")
 
-    def line_search(self, at: Evaluation, direction: np.ndarray) -> Evaluation:
+    def line_search(self, at: Iterate, direction: np.ndarray) -> Iterate:
         """Halve from the largest collision-free step until the energy decreases enough."""
         contact = self.potential.contact
         slope = float(direction @ at.gradient)
-        scale = contact.step_bound(at.vertices, contact.vertices(at.z + direction))
+        scale = contact.collision_free_stepsize(at.vertices, contact.vertices(at.z + direction))
         while scale > 1e-10:
             trial = self.potential.evaluate(at.z + scale * direction)
             if trial.energy <= at.energy + SUFFICIENT_DECREASE * scale * slope + self.noise(at):
@@ -128,6 +128,6 @@ class Newton:
         raise NotConverged("the line search found no decrease")
 
     @staticmethod
-    def noise(at: Evaluation) -> float:
+    def noise(at: Iterate) -> float:
         """Rounding of the energy, below which a decrease cannot be seen."""
         return 1e-13 * abs(at.energy)

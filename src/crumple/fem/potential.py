@@ -16,12 +16,12 @@ import numpy as np
 
 from crumple.fem import elements
 from crumple.fem.cell import Cell
-from crumple.fem.contact import Contact
+from crumple.fem.contact import FrictionalContact
 from crumple.fem.elements import Moduli, State
 
 
 @dataclass
-class Evaluation:
+class Iterate:
     """Value and gradient of the potential at ``z``, with the contacts found there.
 
     ``frictionless`` is (energy, gradient) without friction, which depends on its lag as well.
@@ -48,7 +48,9 @@ class IncrementalPotential:
         beta, the stiffness-proportional damping.
     """
 
-    def __init__(self, cell: Cell, contact: Contact, moduli: Moduli, state: State, mass, damping):
+    def __init__(
+        self, cell: Cell, contact: FrictionalContact, moduli: Moduli, state: State, mass, damping
+    ):
         self.cell, self.contact, self.moduli, self.state = cell, contact, moduli, state
         self.mass, self.damping = mass, damping
         self.pattern = Pattern(cell)
@@ -58,15 +60,17 @@ class IncrementalPotential:
         self.rate = self.damping / dt
         self.inertia = self.mass / dt**2
         self.predictor = z_n + dt * velocity
-        self.start = self.contact.vertices(z_n)
-        self.tangential = self.contact.tangential(self.start, self.contact.collisions(self.start))
+        self.vertices_t0 = self.contact.vertices(z_n)
+        self.tangential_collisions = self.contact.tangential_collisions(
+            self.vertices_t0, self.contact.collisions(self.vertices_t0)
+        )
 
-    def lag_friction(self, at: Evaluation) -> Evaluation:
+    def lag_friction(self, at: Iterate) -> Iterate:
         """Freeze contact normals and normal forces of friction at this state; evaluate again."""
-        self.tangential = self.contact.tangential(at.vertices, at.collisions)
+        self.tangential_collisions = self.contact.tangential_collisions(at.vertices, at.collisions)
         return self._with_friction(at.z, at.vertices, at.collisions, at.frictionless)
 
-    def evaluate(self, z: np.ndarray) -> Evaluation:
+    def evaluate(self, z: np.ndarray) -> Iterate:
         """Energy and gradient; the gradient's entry n is the reaction of the top platen."""
         gradient = np.zeros(len(z))
         energy = elements.energy_and_gradient(
@@ -74,7 +78,7 @@ class IncrementalPotential:
         )
         vertices = self.contact.vertices(z)
         if not np.isfinite(energy):
-            return Evaluation(z, vertices, None, (np.inf, gradient), np.inf, gradient)
+            return Iterate(z, vertices, None, (np.inf, gradient), np.inf, gradient)
         collisions = self.contact.collisions(vertices)
         offset = z - self.predictor
         energy += 0.5 * float(offset @ (self.inertia * offset))
@@ -83,22 +87,24 @@ class IncrementalPotential:
         self.contact.add_gradient(gradient, vertices, collisions)
         return self._with_friction(z, vertices, collisions, (energy, gradient))
 
-    def _with_friction(self, z, vertices, collisions, frictionless) -> Evaluation:
+    def _with_friction(self, z, vertices, collisions, frictionless) -> Iterate:
         energy, gradient = frictionless
-        if not self.tangential.empty():
-            slip = np.asfortranarray(vertices - self.start)
+        if not self.tangential_collisions.empty():
+            slip = np.asfortranarray(vertices - self.vertices_t0)
             gradient = gradient.copy()
-            energy += self.contact.friction_energy(self.tangential, slip)
-            self.contact.add_friction_gradient(gradient, self.tangential, slip)
-        return Evaluation(z, vertices, collisions, frictionless, energy, gradient)
+            energy += self.contact.friction_energy(self.tangential_collisions, slip)
+            self.contact.add_friction_gradient(gradient, self.tangential_collisions, slip)
+        return Iterate(z, vertices, collisions, frictionless, energy, gradient)
 
-    def hessian(self, at: Evaluation, project: bool) -> np.ndarray:
+    def hessian(self, at: Iterate, project: bool) -> np.ndarray:
         """Values of the upper triangle on :attr:`pattern`.
 
         Bulk exact (or clamped when ``project``), contact and friction always clamped.
         """
-        slip = np.asfortranarray(at.vertices - self.start)
-        triplets = self.contact.hessian(at.vertices, at.collisions, self.tangential, slip)
+        slip = np.asfortranarray(at.vertices - self.vertices_t0)
+        triplets = self.contact.hessian(
+            at.vertices, at.collisions, self.tangential_collisions, slip
+        )
         places = self.pattern.places(*triplets[:2], self.contact)
         data = np.zeros(len(self.pattern.indices))
         elements.add_hessian(
@@ -155,7 +161,9 @@ class Pattern:
         places[keys < 0] = -1
         return places
 
-    def places(self, rows: np.ndarray, columns: np.ndarray, contact: Contact) -> np.ndarray:
+    def places(
+        self, rows: np.ndarray, columns: np.ndarray, contact: FrictionalContact
+    ) -> np.ndarray:
         """Positions of contact entries, -1 outside; the pattern grows when one is new."""
         keys = self._keys(rows, columns)
         known = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -163,7 +171,7 @@ class Pattern:
             self._set(np.concatenate([self.keys, keys, self._candidate_keys(contact)]))
         return self._find(keys)
 
-    def _candidate_keys(self, contact: Contact) -> np.ndarray:
+    def _candidate_keys(self, contact: FrictionalContact) -> np.ndarray:
         """Entries that the current candidates may need, so that the pattern seldom grows."""
         dofs = contact.dofs[contact.candidate_pairs()].reshape(-1, 6)
         rows = np.repeat(dofs, 6, axis=1).ravel()

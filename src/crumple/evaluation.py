@@ -92,6 +92,7 @@ def write_held_out_targets(manifest_path: Path, count: int, out: Path) -> None:
         CSV with a row per target: its name (``heldout_`` and the design's index) and the effective
         stress in MPa at the strains of the header.
     """
+    out = claim(out, "targets")
     manifest = read_manifest(manifest_path)
     members = manifest["split"]["validation"]
     if len(members) < count:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crumple.atomic import claim
 from crumple.dataset import ENERGY_GATE, Dataset
 from crumple.errors import UserError
 from crumple.layout import SCALED, UNITS
@@ -46,6 +47,7 @@ def inspect(path: Path, sheet: Path | None) -> None:
     UserError
         When a shard has changed since the data set was indexed.
     """
+    sheet = claim(sheet, "inspect") if sheet else None
     dataset = Dataset(path)
     facts = overview(dataset)
     print(describe(dataset, facts))

@@ -141,7 +141,7 @@ def simulation_figure(out: Path, simulation: Mapping[str, NDArray]) -> None:
         )
         bar.set_label("s22 (MPa)")
         bar.outline.set_visible(False)
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150, metadata={"Software": "crumple"})
         plt.close(figure)
 
 
@@ -202,7 +202,7 @@ def contact_sheet(
             cell = place(x, y, 0.95, 0.95), place(x + 1.0, y, 0.95, 0.95)
             _tile(*cell, place(x + 2.1, y + 0.02, 0.85, 0.91), tile, strain, curves, peak)
         _stress_bar(place(10.35, 0.42, 2.6, 0.1))
-        figure.savefig(temporary, dpi=150)
+        figure.savefig(temporary, dpi=150, metadata={"Software": "crumple"})
         plt.close(figure)
 
 

@@ -125,6 +125,7 @@ def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.nda
         computed until then is written.
     """
     cell = read_design(design)
+    Path(out).mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
     try:
         with gmsh_session():
             mesh, _ = mesh_cell(cell, config.mesh.element_size)

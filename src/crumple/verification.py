@@ -38,7 +38,7 @@ import shapely
 from scipy.spatial import cKDTree
 
 from crumple import outline
-from crumple.atomic import save_text
+from crumple.atomic import claim, save_text
 from crumple.config import Config, parse_config
 from crumple.errors import UserError
 from crumple.fem.cell import check_mesh
@@ -262,6 +262,7 @@ def verify(
     reaction: Reaction = "end",
 ) -> None:
     """Run cases, print a line each and median and worst at the end, write JSON when asked."""
+    out = claim(out, "verify") if out else None
     cases = []
     print(
         f"{'case':<25} curve %  to 10 %   u % at 10 %   u % worst  CPU s  unknowns  Newton",
@@ -279,7 +280,8 @@ def verify(
             print(f"{name:<12} median {np.median(values):.2%}   worst {np.max(values):.2%}")
     failed = [case["file"] for case in cases if case["status"] != "ok"]
     if out is not None:
-        save_text(out, json.dumps({"cases": cases, "summary": summary}, indent=1) + "\n")
+        result = {"format": "crumple-verification", "cases": cases, "summary": summary}
+        save_text(out, json.dumps(result, indent=1) + "\n")
     if failed:
         raise UserError(f"these cases did not reach the last strain: {', '.join(failed)}")
 

@@ -64,3 +64,21 @@ def test_sigterm_is_one_sentence_and_leaves_no_temporary_file(tmp_path):
     assert process.returncode == 1 and time.monotonic() - start < 10
     assert err == "crumple: error: stopped; run the same command again to continue\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["sample", "--shard", "0"], "--out"),
+        (["targets", "--dataset", "none.json"], "--out"),
+        (["index", "--shards", "none.zarr"], "--out"),
+        (["extract", "none.zarr"], "--out"),
+        (["inspect", "none.json"], "--sheet"),
+    ],
+)
+def test_a_file_of_the_user_is_not_replaced(tmp_path, capsys, command, option):
+    """Refused before anything is read."""
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert cli.main([*command, option, str(tmp_path / "thesis.txt")]) == 1
+    assert "thesis.txt is there already" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "mine"

@@ -12,6 +12,7 @@ import resource
 import zipfile
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,10 @@ def little_memory():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY * 1000
+
+
+# The readers are the same in both environments: the long ones are tried once, with torch.
+once = pytest.mark.skipif(find_spec("torch") is None, reason="tried where torch is installed")
 
 
 # --- damage --------------------------------------------------------------------------------------
@@ -217,6 +222,7 @@ def png():
     return file.getvalue()
 
 
+@once
 @tries(1500)
 @given(damaged(png()))
 def test_pictures(folder, content):
@@ -225,6 +231,7 @@ def test_pictures(folder, content):
     works_or_one_sentence(designs.read_design, path)
 
 
+@once
 @tries(1200)
 @given(damaged_npz(npz(quarter=QUARTER)) | damaged_npz(npz(a=designs.mirror(QUARTER))))
 def test_designs_of_users(folder, content):
@@ -255,6 +262,7 @@ def read_designs(path):
     read_record(known["made_by"], path, designs.DESIGNS.advice)
 
 
+@once
 @tries(1200)
 @given(st.data())
 def test_files_of_designs(folder, written, data):
@@ -263,6 +271,7 @@ def test_files_of_designs(folder, written, data):
     works_or_one_sentence(read_designs, path)
 
 
+@once
 @tries(1200)
 @given(st.data())
 def test_manifests(written, data):
@@ -291,6 +300,7 @@ def one_damaged_file(data, folder):
         victim.write_bytes(content)
 
 
+@once
 @tries(150)
 @given(st.data())
 def test_shards(folder, written, data):
@@ -306,6 +316,7 @@ def test_shards(folder, written, data):
         works_or_one_sentence(index)
 
 
+@once
 @tries(150)
 @given(st.data())
 def test_candidates(folder, written, data):
@@ -322,6 +333,7 @@ BARE = ",".join(f"{x:.3g}" for x in 100 * CURVE_STRAIN) + "\n"
 CELLS = ["", " ", "1_0", "nan", "inf", "-1", "1e400", "0x1", "strain", '"', "#", "%", "٣", "\0"]
 
 
+@once
 @tries(2000)
 @given(st.data())
 def test_target_curves(folder, data):
@@ -342,6 +354,7 @@ def test_target_curves(folder, data):
 PRESETS = [path.read_text() for path in sorted((ROOT / "workflow/presets").glob("*.yaml"))]
 
 
+@once
 @tries(900)
 @given(st.data())
 def test_yaml_configurations(folder, data):
@@ -350,6 +363,7 @@ def test_yaml_configurations(folder, data):
     works_or_one_sentence(load_config, path)
 
 
+@once
 @tries(1200)
 @given(edited(Config().model_dump_json()))
 def test_json_configurations(content):

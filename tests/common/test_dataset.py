@@ -201,8 +201,9 @@ def test_inspect_counts_and_finds_damage(tmp_path, manifest_path, recwarn):
     assert not [w for w in recwarn if "Zarr" in str(w.category)]
 
     sheet = tmp_path / "sheet.png"
-    inspect(manifest_path, sheet)
-    assert sheet.stat().st_size > 20_000
+    for _ in range(2):  # the second one replaces the first
+        inspect(manifest_path, sheet)
+        assert sheet.stat().st_size > 20_000
 
     victim = next(p for p in (tmp_path / "0001.zarr/frames/c").rglob("*") if p.is_file())
     content = bytearray(victim.read_bytes())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crumple import __version__, seeds
 from crumple.atomic import fingerprint, resumable_folder, save_npz, scratch
-from crumple.candidates import write_candidates
+from crumple.candidates import STORE, write_candidates
 from crumple.config import Config, Generation
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
@@ -27,8 +27,14 @@ from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve, volume_change
 from crumple.progress import progress
 from crumple.provenance import folder_record, made_by
+from crumple.readers import Schema, read_npz
 from crumple.targets import Targets, read_targets
 from crumple.topology import design_from_fields, read_designs
+
+PART = Schema(
+    "remove it and run `crumple generate` again",
+    {name: array for name, array in STORE.arrays.items() if name != "rank"},
+)
 
 
 def sample(
@@ -249,9 +255,8 @@ def _assemble(folder: Path, parts: int, attributes: dict[str, Any]) -> None:
     paths = [folder / f"part-{number:05d}.npz" for number in range(parts)]
     columns: dict[str, list[np.ndarray]] = {}
     for path in paths:
-        with np.load(path) as part:
-            for name in part.files:
-                columns.setdefault(name, []).append(part[name])
+        for name, values in read_npz(path, PART).items():
+            columns.setdefault(name, []).append(values)
     arrays = {name: np.concatenate(values) for name, values in columns.items()}
     write_candidates(folder, arrays, attributes)
     for path in paths:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from crumple.designs import read_design
 from crumple.errors import UserError
 from crumple.fem.compression import compress
 from crumple.fem.output import write_results
+from crumple.fem.rendering import CannotDraw
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.meshing import CELLS, MESH, NODES, MeshFailure, gmsh_session, mesh_cell, read_mesh
 from crumple.progress import progress
@@ -116,7 +118,8 @@ def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.nda
     design
         PNG or npz, see :func:`crumple.designs.read_design`.
     out
-        Folder for ``curve.csv``, the ParaView series, the picture and ``simulation.npz``.
+        Folder for ``curve.csv``, the ParaView series, pictures, the movie and ``simulation.npz``.
+        Where there is no OpenGL, one sentence says that picture and movie are missing.
 
     Raises
     ------
@@ -133,7 +136,10 @@ def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.nda
         raise UserError(f"{design} cannot be meshed: {reason}") from reason
     result = compress(mesh.nodes, mesh.cells, config)
     save_npz(Path(out) / "simulation.npz", **result)
-    write_results(result, Path(out))
+    try:
+        write_results(result, Path(out))
+    except CannotDraw as reason:
+        print(f"crumple: {reason}; all other results are in {out}", file=sys.stderr)
     if result["status"] != "ok":
         raise UserError(f"{design} was compressed in part: {result['status']}; see {out}")
     return result

@@ -3,12 +3,13 @@
 import csv
 from xml.etree import ElementTree
 
-import meshio
 import numpy as np
 import pytest
+import pyvista
+from PIL import Image, ImageSequence
 
 import hyperelastic
-from crumple.fem import output
+from crumple.fem import output, rendering
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,15 @@ def test_states_are_read_back(simulation, tmp_path):
     states = [(float(s.get("timestep")), s.get("file")) for s in series.iter("DataSet")]
     assert [strain for strain, _ in states] == [1.0, 2.0]  # per cent
 
-    mesh = meshio.read(tmp_path / states[-1][1])
-    np.testing.assert_array_equal(mesh.cells_dict["quad"], simulation["cells"])
+    mesh = pyvista.read(tmp_path / states[-1][1])
+    np.testing.assert_array_equal(mesh.cells_dict[pyvista.CellType.QUAD], simulation["cells"])
     np.testing.assert_allclose(mesh.points[:, :2], simulation["nodes"])
     np.testing.assert_allclose(mesh.point_data["displacement"][:, :2], simulation["u"][-1])
-    stress = mesh.cell_data["stress"][0]
+    stress = mesh.cell_data["stress"]
     s11, s22, s12, s33 = simulation["cauchy"][-1].mean(axis=1).T
     np.testing.assert_allclose(stress[:, [0, 4, 1, 3, 8]], np.stack([s11, s22, s12, s12, s33], 1))
-    assert set(mesh.cell_data) == {"stress", "von_mises_stress", "equivalent_plastic_strain"}
+    names = {"stress", "von_mises_stress", "equivalent_plastic_strain"}
+    assert set(mesh.cell_data.keys()) == names
 
     with (tmp_path / "curve.csv").open() as file:
         head, *rows = csv.reader(file)
@@ -48,3 +50,33 @@ def test_failed_simulation_shows_what_it_reached(simulation, tmp_path):
     output.write_results(failed, tmp_path / "out")
     assert [p.name for p in sorted((tmp_path / "out").glob("*.vtu"))] == ["deformation_00.vtu"]
     assert len((tmp_path / "out/curve.csv").read_text().splitlines()) == 4
+
+
+NO_OPENGL = {"VTK_DEFAULT_OPENGL_WINDOW": "vtkXOpenGLRenderWindow", "DISPLAY": ":99"}  # no server
+
+
+def test_picture_and_movie_show_the_deformation(simulation, tmp_path):
+    output.write_results(simulation, tmp_path)
+    picture = np.asarray(Image.open(tmp_path / rendering.PICTURE).convert("RGB")).astype(int)
+    grey = np.ptp(picture, axis=2) < 30
+    assert 0.1 < (~grey).mean() < 0.9  # the coloured solid on a white ground
+    with Image.open(tmp_path / rendering.MOVIE) as movie:
+        frames = [np.asarray(f.convert("RGB")).astype(int) for f in ImageSequence.Iterator(movie)]
+    assert len(frames) == len(simulation["frame_strain"])
+    changed = np.abs(frames[1] - frames[0]).max(axis=2) > 30
+    assert 0.001 < changed.mean() < 0.7
+    # control: a picture without the solid has no colour
+    _, states = rendering.read_series(tmp_path)
+    points = states[-1].extract_cells([0])
+    (blank,) = rendering.draw(np.array([1.0]), [points])
+    assert (np.ptp(np.asarray(blank).astype(int), axis=2) >= 30).mean() < 0.1
+
+
+def test_without_opengl_all_but_the_pictures_is_there(simulation, tmp_path, monkeypatch):
+    for name, value in NO_OPENGL.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(rendering.CannotDraw, match="cannot be drawn here: no OpenGL"):
+        output.write_results(simulation, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"curve.csv", "overview.png", "deformation.pvd", "deformation_01.vtu"} <= names
+    assert not {rendering.PICTURE, rendering.MOVIE} & names

@@ -85,7 +85,7 @@ def test_stopped_shard_goes_on(meshes, tmp_path):
     assert len(list(out.glob("*.npz"))) == 3
 
 
-def test_one_design_from_a_picture(tmp_path):
+def test_one_design_from_a_picture(tmp_path, monkeypatch, capsys):
     cell = designs.mirror(designs.sample(0, 3, Config().designs).quarter)
     Image.fromarray((255 * (1 - cell)).astype(np.uint8)).save(tmp_path / "cell.png")
     out = tmp_path / "out"
@@ -94,6 +94,17 @@ def test_one_design_from_a_picture(tmp_path):
     names = {path.name for path in out.iterdir()}
     assert {"curve.csv", "simulation.npz", "deformation.pvd", "overview.png"} <= names
     assert len(list(out.glob("*.vtu"))) == 11
+    assert {"deformation.png", "deformation.gif"} <= names
+    # without OpenGL one sentence, and all the rest
+    bare = [*arguments[:-1], str(tmp_path / "bare")]
+    monkeypatch.setenv("VTK_DEFAULT_OPENGL_WINDOW", "vtkXOpenGLRenderWindow")
+    monkeypatch.setenv("DISPLAY", ":99")
+    capsys.readouterr()
+    assert main(bare) == 0
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert "cannot be drawn here: no OpenGL" in sentence
+    left = {path.name for path in (tmp_path / "bare").iterdir()}
+    assert left == names - {"deformation.png", "deformation.gif"}
 
 
 def test_a_bad_picture_is_one_sentence(tmp_path, capsys):

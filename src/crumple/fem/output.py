@@ -1,4 +1,4 @@
-"""Results of one simulation for people: a ParaView time series, the curve as CSV, a picture."""
+"""Results of one simulation for people: a ParaView time series, the curve as CSV, pictures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import meshio
 import numpy as np
+import pyvista
 from numpy.typing import NDArray
 
 from crumple.atomic import atomic_path, save_text
 from crumple.fem.material import von_mises
+from crumple.fem.rendering import SERIES, render
 from crumple.plotting import simulation_figure
 
-SERIES, CURVE, PICTURE = "deformation.pvd", "curve.csv", "overview.png"
+CURVE, OVERVIEW = "curve.csv", "overview.png"
 
 
 def write_results(simulation: Mapping[str, NDArray], out: Path) -> None:
@@ -26,9 +27,15 @@ def write_results(simulation: Mapping[str, NDArray], out: Path) -> None:
     simulation
         Arrays of a simulation (``crumple.fem.compression.compress``).
     out
-        Folder; gets ``curve.csv``, ``overview.png``, ``deformation.pvd`` (open this in ParaView)
-        and one ``deformation_NN.vtu`` per saved strain. After a failure only the states that
-        were reached are written.
+        Folder; gets ``curve.csv``, ``overview.png``, ``deformation.pvd`` (open this in ParaView),
+        one ``deformation_NN.vtu`` per saved strain, ``deformation.png`` (the last state) and
+        ``deformation.gif`` (a movie). After a failure only the states that were reached are
+        written.
+
+    Raises
+    ------
+    CannotDraw
+        When picture and movie cannot be drawn, mostly for want of OpenGL; all else is written.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -37,13 +44,15 @@ def write_results(simulation: Mapping[str, NDArray], out: Path) -> None:
     for k in np.flatnonzero(reached):
         names.append(f"deformation_{k:02d}.vtu")
         with atomic_path(out / names[-1]) as temporary:
-            state(simulation, k).write(temporary)
+            state(simulation, k).save(temporary)
     save_text(out / SERIES, _pvd(simulation["frame_strain"][reached], names))
     save_text(out / CURVE, _csv(simulation["curve_strain"], simulation["curve_stress"]))
-    simulation_figure(out / PICTURE, simulation)
+    simulation_figure(out / OVERVIEW, simulation)
+    if names:
+        render(out)
 
 
-def state(simulation: Mapping[str, NDArray], frame: int) -> meshio.Mesh:
+def state(simulation: Mapping[str, NDArray], frame: int) -> pyvista.UnstructuredGrid:
     """Return one saved state: displacement at the nodes, stress and plastic strain in the cells.
 
     Cell values are means over the four Gauss points; stress (MPa) has the nine components of the
@@ -56,16 +65,14 @@ def state(simulation: Mapping[str, NDArray], frame: int) -> meshio.Mesh:
     zero = np.zeros_like(s11)
     stress = np.stack([s11, s12, zero, s12, s22, zero, zero, zero, s33], axis=-1)
     plastic = np.asarray(simulation["equivalent_plastic_strain"][frame], np.float64).mean(axis=1)
-    return meshio.Mesh(
-        np.hstack([nodes, flat]),
-        [("quad", simulation["cells"])],
-        point_data={"displacement": np.hstack([u, flat])},
-        cell_data={
-            "stress": [stress],
-            "von_mises_stress": [von_mises(points).mean(axis=1)],
-            "equivalent_plastic_strain": [plastic],
-        },
+    grid = pyvista.UnstructuredGrid(
+        {pyvista.CellType.QUAD: np.asarray(simulation["cells"])}, np.hstack([nodes, flat])
     )
+    grid.point_data["displacement"] = np.hstack([u, flat])
+    grid.cell_data["stress"] = stress
+    grid.cell_data["von_mises_stress"] = von_mises(points).mean(axis=1)
+    grid.cell_data["equivalent_plastic_strain"] = plastic
+    return grid
 
 
 def _pvd(strains: NDArray, names: list[str]) -> str:

@@ -1,17 +1,20 @@
 """Contact and friction against closed forms: gap, friction on slopes, periodic images, platens."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cells import grid, join
 from crumple import designs
-from crumple.config import Config, parse_config
+from crumple.config import Config, load_config, parse_config
 from crumple.fem import contact as contact_module
 from crumple.fem import newton
 from crumple.fem.compression import Simulation, compress
 from crumple.meshing import gmsh_session, mesh_cell
 
 ELASTIC = {"hardening": [[1e6, 0.0]], "damping": 0.0}
+PRESETS = sorted((Path(__file__).parents[2] / "workflow" / "presets").glob("*.yaml"))
 DHAT = Config().contact.barrier_distance
 
 
@@ -66,12 +69,12 @@ def test_gap_follows_the_pressure_law_whatever_the_mesh(cells):
     assert pressure != pytest.approx(2 * law, rel=0.3)
 
 
-def slope(angle, friction):
+def slope(angle, friction, **contact):
     """Reactions while a column cut by a slope is compressed to 2 %, free to slide sideways."""
     tangent = np.tan(np.radians(angle))
     gap = 0.9 * DHAT / np.cos(np.radians(angle))
     mesh = column(lambda x: 0.5 + (x - 0.5) * tangent, (12, 6, 6), gap)
-    simulation = Simulation(*mesh, settings(friction=friction))
+    simulation = Simulation(*mesh, settings(friction=friction, **contact))
     stress = []
     for strain in np.arange(1, 11) * 0.002:
         simulation.advance(strain)
@@ -92,6 +95,19 @@ def test_friction_on_slopes_about_the_critical_angle():
     assert sticks(slope(20.5, 0.4))
     assert slides(slope(23.5, 0.4))
     assert slides(slope(20.5, 0.0))  # control
+
+
+def test_friction_with_the_presets_own_tolerance(monkeypatch):
+    """At the presets' slip and number of lags the critical angle is met within a degree."""
+    for preset in PRESETS:
+        assert load_config(preset).contact == Config().contact
+    assert sticks(slope(20.9, 0.4))
+    assert slides(slope(22.6, 0.4))
+    # controls: a slip a hundred times larger creeps below the angle, and so does a single lag
+    loose = {"friction_slip": 100 * Config().contact.friction_slip}
+    assert not sticks(slope(20.9, 0.4, **loose))
+    monkeypatch.setattr(newton, "MAX_FRICTION_LAGS", 1)
+    assert not sticks(slope(20.9, 0.4))
 
 
 def test_critical_angle_when_friction_is_iterated_to_the_end(monkeypatch):

@@ -1,5 +1,18 @@
 """The load case: compress a meshed cell between platens and record curve, fields and energies.
 
+The top platen moves down by u(t) = -eps_end a(t), with the smooth-step amplitude of Abaqus
+
+    a(t) = t^3 (10 - 15 t + 6 t^2),     0 <= t <= 1,                                         (1)
+
+in a pseudo-time of 1 s, which counts where there is damping (beta has the unit of time). An
+increment to the strain eps therefore takes dt = a^-1(eps / eps_end) - t_n. The width of the cell
+is 1, so that the effective nominal stress is the reaction of the platen, and its work is the
+integral of stress over strain (by the trapezoidal rule):
+
+    work = elastic + plastic + viscous + friction + kinetic + barrier + opening,             (2)
+
+where plastic, viscous and friction are dissipated and add up. A failed increment is halved.
+
 This is the solver's public face::
 
     from crumple.config import Config

@@ -1,5 +1,24 @@
 """Frictional self-contact by incremental potential contact (Li et al. 2020), through ipctk.
 
+*Barrier.* Every active pair of a vertex and an edge at the distance d < dhat has the energy density
+(per area of surface; ipctk's "physical" barrier, which is a pressure law whatever the mesh)
+
+    B(d) = -kappa dhat (r^2 - 1)^2 ln r^2,     r = d / dhat,                                 (1)
+    p(d) = -dB/dd = kappa [8 r (r^2 - 1) ln r + 2 (r^2 - 1)^2 / r],                          (2)
+
+with kappa the ``barrier_stiffness`` (MPa). It grows without bound as d -> 0, and steps are bounded
+by continuous collision detection, so that surfaces never cross. The weights are the areas of the
+vertices, and what several pairs see is counted once (Li et al. 2023, "convergent" contact).
+
+*Friction.* With contact normals and normal forces lambda of an earlier iterate (the lag), Coulomb's
+law over the displacement increment u - u_n is the potential
+
+    D(u) = sum_contacts mu lambda f0(|T (u - u_n)|),                                         (3)
+    f0'(y) = 2 y / eps_u - (y / eps_u)^2 for y < eps_u, else 1,
+
+with T the projection on the tangent and eps_u the slip at which friction is fully mobilised. The
+lag is iterated (``newton.py``): a single one lets a block slide that should stick.
+
 The collision mesh holds the boundary edges of the cell, one ghost copy of the cell's left part
 shifted by the period (so that contact across the seam is seen once), and the two platens as
 obstacle edges. Its vertices are an index map of the extended unknowns ``z``, like the cells'.

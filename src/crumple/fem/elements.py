@@ -1,17 +1,40 @@
 """Bilinear quadrilaterals with 2x2 points and mean dilatation: the compiled element kernels.
 
-One pass over the cells fuses kinematics, return mapping and assembly of the bulk potential
+One pass over the cells fuses kinematics, return mapping and assembly of the bulk potential of the
+step from n to n + 1, a function of the displacements u alone:
 
-    E = sum_qp w J_n [ W_dev(F Fp^-1) + r W_dev(F F_n^-1) ]
-      + sum_cells V Jbar_n K/2 [ (ln Jbar)^2 + r (ln Jbar - ln Jbar_n)^2 ],   r = beta / dt,
-      + sum_qp w J_n K/2 min(0, ln(J / J_open))^2,
+    E(u) = sum_qp  w J_n [ W_dev(F Fp_n^-1) + r W_dev(F F_n^-1) ]                            (1)
+         + sum_cells  V Jbar_n K/2 [ (ln Jbar)^2 + r (ln Jbar - ln Jbar_n)^2 ]               (2)
+         + sum_qp  w J_n K/2 min(0, ln(J / J_open))^2,                                       (3)
 
-with Jbar the volume average of det F in the cell (Nagtegaal, Parks & Rice 1974; Abaqus' CPE4), the
-weight J_n of the last converged step (the hardening table then acts on Cauchy stress) and the
-viscous stress beta D_el : d as a Hencky energy of the increment. The last term is artificial: mean
-dilatation and perfect plasticity let single points of a cell in a shear band collapse at no cost,
-which ends the rate-independent simulation of 12 designs in 16; held open below J_open, all 16 run
-on. With damping its energy is zero in the median design.
+*Kinematics.* F = 1 + sum_a u_a grad N_a at the Gauss points, with undeformed weights w (area) and
+J = det F. V is the undeformed area of a cell.
+
+*Elastoplasticity* is the first term of (1): the deviatoric Hencky energy after the radial return,
+plus its plastic work (``material.py``). Fp_n is the plastic deformation gradient of the last step.
+
+*Mean dilatation.* The volumetric energy (2) sees the average Jbar = sum_qp w J / V only, so that
+incompressible plastic flow doesn't lock (Nagtegaal, Parks & Rice 1974; Abaqus' CPE4).
+
+*Yield on Cauchy stress.* Energies per reference volume are weighted by J_n (Jbar_n) of the last
+converged step. Then the stress is sigma = (J_n / J) (...) instead of Kirchhoff's, and the hardening
+table acts on true stress, to the order of one step.
+
+*Viscosity.* The second terms of (1) and (2), with r = beta / dt, are the Hencky energy of the
+increment F F_n^-1: in the limit of small steps the viscous stress beta D_el : d of Abaqus'
+``*DAMPING, BETA``, as a potential of the step (Radovitzky & Ortiz 1999).
+
+*Held open.* The term (3) is artificial: mean dilatation and perfect plasticity let single points of
+a cell in a shear band collapse at no cost, which ends the rate-independent simulation of 12 designs
+in 16; held open below J_open, all 16 run on. With damping its energy is zero in the median design.
+
+*Gradient.* With the first Piola stress P of (1) and (3) at the points and the pressure
+p = V Jbar_n K [ln Jbar + r (ln Jbar - ln Jbar_n)] / (V Jbar) of the cell,
+
+    dE = sum_qp (w P + p w cof F) : grad du,     cof F = dJ/dF.                              (4)
+
+*Hessian.* d2E = sum_qp dF : (w dP/dF + p w d2J/dF2) : dF + (dp/dv) dv^2, with v = V Jbar the
+volume of the cell: its last term is a matrix of rank one per cell.
 
 Unknowns live in one extended vector ``z``: the free unknowns, then the vertical displacement of the
 top platen, then a zero for everything held. ``cell_dofs`` (cells, 8) maps x and y of the four
@@ -86,11 +109,12 @@ class State(NamedTuple):
 
 
 class Moduli(NamedTuple):
-    """Bulk and shear modulus (MPa), hardening table (see :func:`material.hardening_table`)."""
+    """Bulk and shear modulus (MPa), hardening table (:func:`material.hardening_table`), J_open."""
 
     bulk: float
     shear: float
     table: np.ndarray
+    open: float = OPEN
 
 
 def volume_factors(corners: np.ndarray) -> np.ndarray:
@@ -236,10 +260,10 @@ def energy_and_gradient(z, cell_dofs, geometry, state, moduli, rate, gradient):
             f22 = f[p, 3]
             wj = pressure * geometry.weights[c, p]
             det = f11 * f22 - f12 * f21
-            if det < OPEN:
+            if det < moduli.open:
                 if det <= 0.0:
                     return np.inf
-                log_ratio = math.log(det / OPEN)
+                log_ratio = math.log(det / moduli.open)
                 energy += 0.5 * bulk * state.weights[c, p] * log_ratio * log_ratio
                 wj += bulk * state.weights[c, p] * log_ratio / det
             p11 = wj * f22
@@ -330,8 +354,8 @@ def add_hessian(z, cell_dofs, geometry, state, moduli, rate, project, positions,
             f22 = f[p, 3]
             det = f11 * f22 - f12 * f21
             open_slope = 0.0
-            if det < OPEN:
-                log_ratio = math.log(det / OPEN)
+            if det < moduli.open:
+                log_ratio = math.log(det / moduli.open)
                 wj += bulk * state.weights[c, p] * log_ratio / det
                 open_slope = bulk * state.weights[c, p] * (1.0 - log_ratio) / (det * det)
             if project:
@@ -436,8 +460,10 @@ def update(z, cell_dofs, geometry, state, moduli, rate):
             det = f11 * f22 - f12 * f21
             w = geometry.weights[c, p]
             volume += w * det
-            if det < OPEN:
-                opening += 0.5 * moduli.bulk * state.weights[c, p] * math.log(det / OPEN) ** 2
+            if det < moduli.open:
+                opening += (
+                    0.5 * moduli.bulk * state.weights[c, p] * math.log(det / moduli.open) ** 2
+                )
             weight, _, e, h, r, g, rot, refl, s1, s2, e1, e2, e3, theta, _, da, work = _respond(
                 ELASTOPLASTIC, f11, f12, f21, f22, c, p, state, moduli, rate
             )
@@ -487,7 +513,9 @@ def cauchy_stress(z, cell_dofs, geometry, state, moduli, rate, out):
 
     ``out`` (M, 4, 4) receives s11, s22, s12, s33 in MPa at the four points.
     """
+    bulk = moduli.bulk
     shear = moduli.shear
+    floor = moduli.open
     f = np.empty((4, 4))
     for c in range(cell_dofs.shape[0]):
         volume = 0.0
@@ -499,15 +527,13 @@ def cauchy_stress(z, cell_dofs, geometry, state, moduli, rate, out):
             f[p, 3] = f22
             volume += geometry.weights[c, p] * (f11 * f22 - f12 * f21)
         log_j = math.log(volume / geometry.volumes[c])
-        hydrostatic = (
-            moduli.bulk * state.volumes[c] * (log_j + rate * (log_j - state.log_j[c])) / volume
-        )
+        hydrostatic = bulk * state.volumes[c] * (log_j + rate * (log_j - state.log_j[c])) / volume
         for p in range(4):
             det = f[p, 0] * f[p, 3] - f[p, 1] * f[p, 2]
             mean_stress = hydrostatic
-            if det < OPEN:
+            if det < floor:
                 ratio = state.weights[c, p] / (geometry.weights[c, p] * det)
-                mean_stress += moduli.bulk * ratio * math.log(det / OPEN)
+                mean_stress += bulk * ratio * math.log(det / floor)
             s11 = mean_stress
             s22 = mean_stress
             s33 = mean_stress
@@ -515,7 +541,7 @@ def cauchy_stress(z, cell_dofs, geometry, state, moduli, rate, out):
             volume = geometry.weights[c, p] * det
             for law in range(2):  # a constant, so that the compiler unrolls
                 if law == VISCOUS and rate <= 0.0:
-                    break
+                    continue
                 weight, _, e, h, r, g, rot, refl, s1, s2, e1, e2, e3, theta, _, _, _ = _respond(
                     law, f[p, 0], f[p, 1], f[p, 2], f[p, 3], c, p, state, moduli, rate
                 )

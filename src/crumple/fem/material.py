@@ -1,12 +1,52 @@
 """Finite-strain J2 elastoplasticity at one point, compiled: kinematics, return mapping, tangent.
 
-Hencky (logarithmic) elasticity on ``Fe = F Fp^-1`` with the radial return in principal
-logarithmic strains (Simo 1992; plane strain with the full 3D state). Only the deviatoric part is
-here: the volumetric part is averaged over the element (``elements.py``).
+The deformation gradient is split into F = Fe Fp (Lee 1969). With the singular value decomposition
+Fe = U diag(s1, s2) V^T in the plane, s3 = exp(log_zz) out of it, and the logarithmic strains
+l_i = ln s_i, the Hencky energy per reference volume is (Simo 1992)
 
-Every planar tensor is split into a scaled rotation ``[[E, -H], [H, E]]`` and a scaled reflection
-``[[F, G], [G, -F]]``. Then the singular values are ``s = |(E, H)| +- |(F, G)|``, and stress and
-tangent need the two unit vectors only: no trigonometry, no explicit singular vectors.
+    W = K/2 (l_1 + l_2 + l_3)^2 + G sum_i e_i^2,     e_i = l_i - (l_1 + l_2 + l_3) / 3.      (1)
+
+Only the second, deviatoric term is here; the volumetric one is averaged over the element
+(``elements.py``). The Kirchhoff stress has the deviator dev tau_i = 2 G e_i and the equivalent
+stress of von Mises
+
+    q = sqrt(3/2) |dev tau| = sqrt(6 sum_i e_i^2) G.                                         (2)
+
+*Return mapping.* The trial state keeps Fp of the last step. Where q_trial > sigma_y(alpha), the
+increment da of the equivalent plastic strain alpha solves
+
+    q_trial - 3 G da = sigma_y(alpha + da),                                                  (3)
+
+exactly, since sigma_y is piecewise linear, and the deviator shrinks along itself,
+
+    e_i = theta e_i,trial,     theta = 1 - 3 G da / q_trial.                                 (4)
+
+where e_i on the right, and below, is the trial strain. The step as a whole minimises
+G theta^2 sum_i e_i^2 + (integral of sigma_y over da), a function of F alone: plasticity is a
+potential of the step (Ortiz & Stainier 1999).
+
+*First Piola stress.* By (1) and (4), P_i = dW/ds_i = 2 G theta e_i / s_i in principal axes, and
+P = U diag(P_1, P_2) V^T.
+
+*Tangent.* In principal axes c_ij = d(dev tau_i)/d(l_j) and A_ij = dP_i/ds_j are
+
+    c_ij = 2 G [theta (delta_ij - 1/3) - thetabar n_i n_j],     n_i = e_i / |e|,
+    thetabar = 3 G / (3 G + H) - 3 G da / q_trial,                                           (5)
+    A_ij = (c_ij - delta_ij dev tau_i) / (s_i s_j),
+
+with H the slope of sigma_y (the consistent tangent of Simo & Taylor 1985).
+
+*Without trigonometry.* Every planar tensor is the sum of a scaled rotation [[E, -H], [H, E]] and a
+scaled reflection [[F, G], [G, -F]]. The singular values are s = |(E, H)| +- |(F, G)|, and stress
+and tangent need the two unit vectors only:
+
+    P = twist [[E, -H], [H, E]] + flip [[F, G], [G, -F]],
+    twist = (P_1 + P_2) / (s_1 + s_2),     flip = (P_1 - P_2) / (s_1 - s_2),                 (6)
+    d2W = A_11 ds_1^2 + 2 A_12 ds_1 ds_2 + A_22 ds_2^2 + 2 twist dH'^2 + 2 flip dG'^2,
+
+where dE', dH' (dF', dG') are dFe's components along and across the unit vector of the rotation
+(reflection), ds_1 = dE' + dF', ds_2 = dE' - dF'. Clamping the 2x2 matrix A, twist and flip at zero
+clamps d2W (the analytic eigensystem of Smith, de Goes & Kim 2019).
 
 The point functions are numba functions that the element kernels inline; all take and return
 scalars. ``table`` is (n, 3): yield stress at the knot (MPa), equivalent plastic strain at the knot,

@@ -1,4 +1,20 @@
-"""Newton's method with a line search on the incremental potential of a load step."""
+"""Newton's method with a line search on the incremental potential of a load step.
+
+Each iteration solves H p = -g for the free unknowns and moves to z + s p, where
+
+- H is the exact Hessian of the bulk plus the clamped one of contact and friction. Where it isn't
+  positive definite, which the Cholesky factorisation tells, H + sigma A is tried with growing sigma
+  (A: lumped areas), and at last the clamped Hessian of the bulk as well;
+- s starts at the largest step without a collision, and without a displacement over
+  ``LARGEST_STEP``, and is halved until E(z + s p) <= E(z) + 1e-4 s g.p (Armijo's rule; Nocedal &
+  Wright 2006, section 3.1).
+
+It ends when |g| is small against the force of the platen, or p is.
+
+*Friction lag.* The minimiser for frozen contact forces defines new ones (Li et al. 2020, section
+5.4). Both alternate until the gradient with the new ones is small too, at most
+``MAX_FRICTION_LAGS`` times, since the fixed point can cycle at first contact.
+"""
 
 from __future__ import annotations
 

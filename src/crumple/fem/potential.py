@@ -1,10 +1,18 @@
 """The incremental potential of one load step, its gradient and its Hessian.
 
-    E(z) = bulk + viscous (elements.py) + 1/(2 dt^2) (u - uhat)^T M (u - uhat)
-           + barrier(z) + lagged friction(z - z_n)      (contact.py)
+A step of pseudo-time dt from z_n with the velocity v_n is the minimisation of
 
-Its minimiser is the backward-Euler step of the damped, frictional, elastoplastic cell (Radovitzky &
-Ortiz 1999 for the variational update, Li et al. 2020 for contact and friction).
+    E(z) = bulk(z; state_n, beta / dt)              elastoplastic and viscous; ``elements.py``
+         + 1/(2 dt^2) (z - zhat)^T M (z - zhat),    zhat = z_n + dt v_n
+         + barrier(z) + friction(z - z_n; lag)      ``contact.py``
+
+subject to the prescribed displacement of the top platen. grad E = 0 is the backward Euler step of
+
+    M a + f_int(u, history) + f_visc(u, v) = f_contact + f_friction,
+
+since plastic flow, viscosity and lagged friction each have a potential over a step (Ortiz &
+Stainier 1999; Radovitzky & Ortiz 1999; Li et al. 2020). The derivative with respect to the platen's
+displacement is its reaction.
 """
 
 from __future__ import annotations

@@ -11,6 +11,9 @@ step "style"
 .venv/bin/snakefmt --check Snakefile workflow
 .venv/bin/snakemake --lint
 
+step "documentation"
+NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
 step "dry run of every preset, and of every ablation of the demo"
 dry_run() {
   plan=$(.venv/bin/snakemake --dry-run --quiet --configfile "$@" 2>&1) ||

@@ -1,0 +1,50 @@
+"""The documentation names every array of the file formats; its equations need no network."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from crumple import candidates, dataset, designs
+
+ROOT = Path(__file__).parents[2]
+
+
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("schema", [designs.DESIGNS, dataset.SHARD, candidates.STORE])
+def test_formats_name_every_array(schema):
+    text = (ROOT / "docs/formats.md").read_text()
+    named = set(re.findall(r"`(\w+)`", text))
+    assert {*schema.arrays, *schema.optional} <= named
+    if schema.format:
+        assert f"`{schema.format}`, version {schema.version}" in text
+
+
+def test_manifest_keys_are_named():
+    named = set(re.findall(r"`(\w+)`", (ROOT / "docs/formats.md").read_text()))
+    assert set(dataset.Manifest.model_fields) - {"format", "version"} <= named
+
+
+def test_equations_become_mathml_and_code_stays():
+    page = SimpleNamespace()
+    code = "```\necho $HOME $PATH\n```\n`$x$` costs 3 $\n"
+    text = "With $a_i^2$ and\n\n$$ b = \\frac{1}{2} $$\n\n" + code
+    markdown = hooks().on_page_markdown(text, page)
+    assert len(page.equations) == 2
+    assert "echo $HOME $PATH" in markdown and "`$x$`" in markdown and "3 $" in markdown
+    html = hooks().on_page_content(markdown, page)
+    assert "<msubsup>" in html and "<mfrac>" in html and "\\frac" not in html
+
+
+def test_the_reference_has_every_section():
+    text = hooks().configuration()
+    assert "## contact" in text and "Read by: `simulate`, `index`, `train`." in text
+    assert "barrier_stiffness: 20.0" in text

@@ -11,6 +11,9 @@ step "style"
 .venv/bin/snakefmt --check Snakefile workflow
 .venv/bin/snakemake --lint
 
+step "types"
+.venv/bin/mypy
+
 step "documentation"
 NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 

@@ -234,7 +234,7 @@ class Verified(NamedTuple):
     """A candidate whose design was to be simulated, and where its simulation is."""
 
     candidate: int  # row in the store of candidates
-    index: int  # number of the design among the chosen ones
+    index: int  # type: ignore[assignment]  # number of the design among the chosen ones
     status: str  # ok, or the kind of failure and the reason
     shard: zarr.Group
     row: int  # in the shard

@@ -63,7 +63,7 @@ class Section(BaseModel):
         Snakemake's ``--config`` gives text throughout, YAML 1.1 for 1e-3; and to YAML 1.1, yes and
         no are true and false.
         """
-        kind = cls.model_fields[info.field_name].annotation
+        kind = cls.model_fields[str(info.field_name)].annotation
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         if choices and isinstance(value, bool):
             value = "yes" if value else "no"
@@ -518,8 +518,8 @@ def _stage_paths(stage: str) -> set[str]:
     """Return the settings of a stage one by one, as "seed" and "training.steps"."""
     paths = set()
     for name in STAGE_SECTIONS[stage]:
-        section = Config.model_fields[name].annotation if "." not in name else None
-        if section is not None and _is_section(section):
+        section: Any = Config.model_fields[name].annotation if "." not in name else None
+        if _is_section(section):
             paths |= {f"{name}.{key}" for key in section.model_fields}
         else:
             paths.add(name)
@@ -612,8 +612,9 @@ def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _laid_over(old, value) if both else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _laid_over(old, value)
+        merged[key] = value
     return merged
 
 
@@ -735,7 +736,7 @@ def _short(value: Any) -> str:
 
 def _setting(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], str]:
     """Return the section and the name of the setting that an error points at."""
-    model: type[BaseModel] = Config
+    model: Any = Config
     for part in loc:
         field = model.model_fields.get(str(part))
         if field is None or not _is_section(field.annotation):

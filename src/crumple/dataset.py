@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib import metadata
@@ -407,7 +407,7 @@ def shards_of(folder: Path, config: Config) -> list[Path]:
     return [folder / f"{number:04d}.zarr" for number in range(count)]
 
 
-def _checked_shards(paths: Sequence[Path]) -> Iterator[tuple[Path, zarr.Group, str]]:
+def _checked_shards(paths: Sequence[Path]) -> Generator[tuple[Path, zarr.Group, str], None, None]:
     """Yield shards with their checksums; threads compare these ahead."""
     pool = ThreadPoolExecutor(THREADS)
     try:

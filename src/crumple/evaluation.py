@@ -54,7 +54,7 @@ def expected_best_of(errors: np.ndarray, k: int) -> float:
 class Curves(NamedTuple):
     """Effective stress of designs of one shard of a data set."""
 
-    index: np.ndarray  # (n,) global design index
+    index: np.ndarray  # type: ignore[assignment]  # (n,) global design index
     shard: int
     row: np.ndarray  # (n,) row within the shard
     stress: np.ndarray  # (n, frames) MPa
@@ -116,7 +116,7 @@ class Baseline(NamedTuple):
     """What the training set offers for each target, without any learning."""
 
     errors: np.ndarray  # (designs, targets) NRMSE of every training design
-    index: np.ndarray  # (targets,) global index of the best match
+    index: np.ndarray  # type: ignore[assignment]  # (targets,) global index of the best match
     stress: np.ndarray  # (targets, frames) its curve, MPa
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -332,7 +332,8 @@ def rasterise(config: Config, designs: Path, simulations: Path, out: Path) -> No
         arrays["eulerian"] = np.zeros(
             (count, steps, len(EULERIAN_CHANNELS), CELL, CELL), np.float16
         )
-    status, wanted = [], {}
+    status: list[str] = []
+    wanted: dict[str, Any] = {}
     for row, number in enumerate(progress(index, count, f"rasterise {out.stem}")):
         path = simulations / f"{number:06d}.npz"
         simulation = read_simulation(path)
@@ -359,7 +360,7 @@ def rasterise(config: Config, designs: Path, simulations: Path, out: Path) -> No
         if eulerian:
             arrays["eulerian"][row] = eulerian_frames(simulation)
     arrays["status"] = np.array(status)
-    attributes = {
+    attributes: dict[str, Any] = {
         "made_by": made_by("rasterise", config, {"settings": wanted, "inputs": {}}, record)
     }
     if eulerian:

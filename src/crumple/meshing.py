@@ -317,7 +317,7 @@ def _ends_on(rings: list[Ring], side: int, axis: int) -> list[tuple[Ring, int]]:
 
 def _cut(ring: Ring, h: float) -> Chords:
     """Cut each piece of an outline into chords."""
-    points = []
+    cuts = []
     for k, side in enumerate(ring.sides):
         piece = ring.piece(k)
         if side == FREE:
@@ -329,8 +329,8 @@ def _cut(ring: Ring, h: float) -> Chords:
             upward = ends[0].sum() < ends[1].sum()
             cut = _cut_curve(ends if upward else ends[::-1], h, 1)
             cut = cut if upward else cut[::-1]
-        points.append(cut[:-1])
-    points = np.concatenate(points)
+        cuts.append(cut[:-1])
+    points = np.concatenate(cuts)
     if len(points) < 6:
         raise MeshFailure("a part of the solid is smaller than an element")
     return Chords(points[::2], points[1::2])

@@ -56,8 +56,10 @@ def from_image(image: np.ndarray) -> shapely.MultiPolygon:
     padded = np.pad(padded, ((PAD, PAD), (0, 0)), mode="symmetric")
     padded = np.pad(padded, 1)  # closes every contour
     centres = (np.arange(len(padded)) - PAD - 0.5) / size
-    solids, holes = [], []
+    solids: list[shapely.Geometry] = []
+    holes: list[shapely.Geometry] = []
     for line in contour_generator(centres, centres, padded[::-1]).lines(LEVEL):
+        line = np.asarray(line)
         area = _signed_area(line[:-1])
         if abs(area) >= SMALLEST_AREA / size**2:
             ring = shapely.Polygon(_spline(_soften(line[:-1]), closed=True))

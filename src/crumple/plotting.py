@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -26,7 +27,7 @@ STRESS_MAP = LinearSegmentedColormap.from_list(
 )
 STRESS_NORM = Normalize(-100, 66.7)  # MPa; puts 0 on the light tone
 LEVEL_MAP = LinearSegmentedColormap.from_list("level", ["#8ac6c0", "#2a7f9e", "#3b2f63"])
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.edgecolor": GREY,
@@ -120,7 +121,7 @@ def simulation_figure(out: Path, simulation: Mapping[str, NDArray]) -> None:
     corners = simulation["nodes"][simulation["cells"]]
     with plt.rc_context(STYLE | {"font.size": 9}), atomic_path(out) as temporary:
         figure = plt.figure(figsize=(11, 6.2), layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+        upper, lower = np.ravel(np.array(figure.subfigures(2, 1, height_ratios=[1.25, 1])))
         plan, curve = upper.subplots(1, 2, width_ratios=[1, 2.1])
         draw_cell(plan, corners, INK)
         plan.set_title("design", size=9, color=GREY)

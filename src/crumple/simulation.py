@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,11 @@ def simulate_shard(config: Config, meshes: Path, out: Path) -> None:
 def _simulate_file(path: Path, config: Config) -> dict[str, np.ndarray]:
     mesh = read_mesh(path)
     record = made_by("simulate", config, read_record(mesh["made_by"], path, MESH.advice))
-    result = {"status": str(mesh["status"]), "nodes": mesh["nodes"], "cells": mesh["cells"]}
+    result: dict[str, Any] = {
+        "status": str(mesh["status"]),
+        "nodes": mesh["nodes"],
+        "cells": mesh["cells"],
+    }
     if result["status"] == "ok":
         try:
             result = compress(mesh["nodes"], mesh["cells"], config)

@@ -31,7 +31,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import shapely
@@ -170,7 +170,7 @@ def verify_case(path: Path, config: Config, same_mesh: bool, reaction: Reaction)
         simulation = Simulation(nodes, cells, settings)
     except UserError as reason:
         raise UserError(f"cannot use {path}: {reason}") from reason
-    reaction = str(case.get("reaction", reaction))
+    reaction = cast(Reaction, str(case.get("reaction", reaction)))
     frames = np.asarray(case.get("frame_strain", []), float)
     at = np.asarray(case["strain"], float)
     status, strain, stress, shapes = "ok", [0.0], [0.0], {}

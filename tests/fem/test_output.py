@@ -66,10 +66,11 @@ def test_picture_and_movie_show_the_deformation(simulation, tmp_path):
     changed = np.abs(frames[1] - frames[0]).max(axis=2) > 30
     assert 0.001 < changed.mean() < 0.7
     # control: a picture without the solid has no colour
-    _, states = rendering.read_series(tmp_path)
-    points = states[-1].extract_cells([0])
-    (blank,) = rendering.draw(np.array([1.0]), [points])
-    assert (np.ptp(np.asarray(blank).astype(int), axis=2) >= 30).mean() < 0.1
+    for path in tmp_path.glob("deformation_*.vtu"):
+        pyvista.read(path).extract_cells([0]).save(path)
+    rendering.render(tmp_path)  # not in this process: VTK may abort beside MPI and PETSc
+    blank = np.asarray(Image.open(tmp_path / rendering.PICTURE).convert("RGB")).astype(int)
+    assert (np.ptp(blank, axis=2) >= 30).mean() < 0.1
 
 
 def test_without_opengl_all_but_the_pictures_is_there(simulation, tmp_path, monkeypatch):

@@ -59,8 +59,13 @@ def _launch(count: int) -> int:
         subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
+
+    def forward(number: int, frame: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, lambda n, _: [child.send_signal(n) for child in children])
+        signal.signal(number, forward)
     deadline = None
     while any(child.poll() is None for child in children):
         time.sleep(0.1)

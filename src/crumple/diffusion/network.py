@@ -96,7 +96,7 @@ class Convolution(nn.Module):
         self.convolution = nn.Conv2d(channels_in, channels_out, 3, padding=(1, 0))
         if zero:
             nn.init.zeros_(self.convolution.weight)
-            nn.init.zeros_(self.convolution.bias)
+            nn.init.zeros_(self.convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolution(torch.cat([x[..., -1:], x, x[..., :1]], dim=-1))

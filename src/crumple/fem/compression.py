@@ -24,6 +24,7 @@ This is the solver's public face::
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -112,7 +113,7 @@ class Simulation:
             When increments become too small.
         """
         targets = [strain]
-        stress = None
+        stress = np.empty(0)
         while targets:
             try:
                 stress = self._increment(targets[-1])
@@ -257,7 +258,7 @@ def compress(nodes: np.ndarray, cells: np.ndarray, config: Config) -> dict[str, 
     cpu, wall = time.process_time(), time.perf_counter()
     simulation = Simulation(nodes, cells, config)
     frames = len(FRAME_STRAIN)
-    result = {
+    result: dict[str, Any] = {
         "status": "ok",
         "nodes": nodes,
         "cells": cells,

@@ -27,6 +27,7 @@ obstacle edges. Its vertices are an index map of the extended unknowns ``z``, li
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import ipctk
 import numpy as np
@@ -85,7 +86,7 @@ class FrictionalContact:
         )
         self.friction_potential = ipctk.FrictionPotential(self.eps_u)
         self.body_edges = edges[~obstacle[edges].any(axis=1)]
-        self._candidates: ipctk.Candidates | None = None
+        self._candidates: Any = None  # ipctk.Candidates, once there is a broad phase
         self._built_at = rest
 
     def vertices(self, z: np.ndarray) -> np.ndarray:

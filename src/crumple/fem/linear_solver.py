@@ -8,6 +8,7 @@ its inertia (and a third faster than LDL^T with PARDISO).
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -28,7 +29,7 @@ class Pardiso:
         # own settings (1), nested dissection (2), no scaling (11) nor matching (13), two-level (24)
         for key, value in {1: 1, 2: 2, 11: 0, 13: 0, 24: 1}.items():
             self.solver.set_iparm(key, value)
-        self.matrix: csr_matrix | None = None
+        self.matrix: Any = None  # csr_matrix, once there is a pattern
 
     def analyse(self, indptr: np.ndarray, indices: np.ndarray) -> None:
         """Symbolic factorisation of a new sparsity pattern."""
@@ -69,7 +70,7 @@ class Mumps:
     """MUMPS through PETSc, available wherever dolfinx is."""
 
     def __init__(self) -> None:
-        self.matrix = None
+        self.matrix: Any = None  # PETSc.Mat, once there is a pattern
 
     def analyse(self, indptr: np.ndarray, indices: np.ndarray) -> None:
         """Take a new sparsity pattern (analysed with the first factorisation)."""

@@ -44,7 +44,7 @@ def write_results(simulation: Mapping[str, NDArray], out: Path) -> None:
     for k in np.flatnonzero(reached):
         names.append(f"deformation_{k:02d}.vtu")
         with atomic_path(out / names[-1]) as temporary:
-            state(simulation, k).save(temporary)
+            state(simulation, int(k)).save(temporary)
     save_text(out / SERIES, _pvd(simulation["frame_strain"][reached], names))
     save_text(out / CURVE, _csv(simulation["curve_strain"], simulation["curve_stress"]))
     simulation_figure(out / OVERVIEW, simulation)

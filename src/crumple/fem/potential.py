@@ -113,7 +113,8 @@ class IncrementalPotential:
         triplets = self.contact.hessian(
             at.vertices, at.collisions, self.tangential_collisions, slip
         )
-        places = self.pattern.places(*triplets[:2], self.contact)
+        rows, columns = triplets[:2]
+        places = self.pattern.places(rows, columns, self.contact)
         data = np.zeros(len(self.pattern.indices))
         elements.add_hessian(
             at.z,

@@ -4,6 +4,10 @@
 #   model.smk       train, targets -> generate                           candidates for target curves
 #   evaluation.smk  extract -> (mesh -> simulate -> rasterise) -> evaluate -> report
 
+from snakemake.utils import min_version
+
+min_version("9.12")
+
 
 configfile: "config.yaml"
 

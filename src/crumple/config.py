@@ -509,9 +509,9 @@ def stage_settings(config: Config, stage: str) -> dict[str, Any]:
     return _pick(config, _stage_paths(stage) - set(OPERATION))
 
 
-def stage_operation(config: Config, stage: str) -> dict[str, Any]:
-    """Return the other settings of a stage: those of :data:`OPERATION`; see that."""
-    return _pick(config, _stage_paths(stage) & set(OPERATION))
+def operation(config: Config) -> dict[str, Any]:
+    """Return the settings of :data:`OPERATION`, of all stages; see that."""
+    return _pick(config, set(OPERATION))
 
 
 def _stage_paths(stage: str) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +92,9 @@ def test_setup_installs_the_extras():
     setup = (ROOT / "setup.sh").read_text()
     for extra in PROJECT["optional-dependencies"]:
         assert re.search(rf"(learn|fem) \S*\b{extra}\b", setup), extra
+
+
+def test_the_workflow_asks_for_the_snakemake_that_is_installed():
+    asked = re.search(r'min_version\("(.*)"\)', (ROOT / "Snakefile").read_text())
+    assert asked
+    assert required("learn")["snakemake"][0].specifier == SpecifierSet(f">={asked[1]}")

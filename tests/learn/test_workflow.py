@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from crumple.config import STAGE_SECTIONS, load_config, stage_operation, stage_settings
+from crumple.config import STAGE_SECTIONS, load_config, operation, stage_settings
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = Path(sys.executable).parent / "snakemake"
@@ -132,7 +132,8 @@ def test_a_rule_gives_its_stage_every_setting(finished, stage):
     toy = finished / "workflow/presets/toy.yaml"
     wanted = load_config(toy, json.dumps({"designs": {"count": count}}))
     assert stage_settings(given, stage) == stage_settings(wanted, stage)
-    assert stage_operation(given, stage) == stage_operation(wanted, stage)
+    if stage in ("train", "generate"):
+        assert operation(given) == operation(wanted)
 
 
 @pytest.mark.parametrize(

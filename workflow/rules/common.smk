@@ -12,11 +12,10 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "src"))
 
 from crumple.config import (
-    STAGE_SECTIONS,
     cross_check,
+    operation,
     parse_config,
     read_source,
-    stage_operation,
     stage_settings,
 )
 from crumple.errors import ConfigError, UserError
@@ -50,13 +49,6 @@ def settings(stage):
     They go into ``params``: when a value in them changes, Snakemake runs again what depends on it.
     """
     return json.dumps(stage_settings(CONFIG, stage))
-
-
-# The other settings of a stage, such as training.log_every. They stand in the shell command and
-# not in ``params``: another value reaches the stage and runs nothing again.
-operation = {
-    stage: json.dumps(stage_operation(CONFIG, stage)) for stage in STAGE_SECTIONS
-}
 
 
 def designs_of_shard(wildcards):
@@ -115,9 +107,11 @@ def interpreter(environment):
     return str(Path(workflow.basedir) / environment / "bin" / "python")
 
 
-# `fem` and `learn` in a shell command are crumple in its two environments. They are defined here,
-# outside the rules, because another path of the interpreter is no reason to run anything again.
+# `fem` and `learn` in a shell command are crumple in its two environments, and $OPERATION holds the
+# settings that change how a result is made and not the result, such as training.log_every. They are
+# defined here, outside the rules, because another value is no reason to run anything again.
 os.environ.update(
+    OPERATION=json.dumps(operation(CONFIG)),
     FEM_PYTHON=interpreter(".venv-fe"),
     LEARN_PYTHON=interpreter(".venv"),
     PYTHONPATH=str(Path(workflow.basedir) / "src"),

@@ -25,7 +25,7 @@ rule train:
     message:
         "train the diffusion model; progress is in {log}"
     shell:
-        "learn train --config {params.config:q} --config {operation[train]:q}"
+        'learn train --config {params.config:q} --config "$OPERATION"'
         " --dataset {input} --out {output} &> {log}"
 
 
@@ -72,5 +72,5 @@ rule generate:
     message:
         "generate candidates for every target curve"
     shell:
-        "learn generate --config {params.config:q} --config {operation[generate]:q}"
+        'learn generate --config {params.config:q} --config "$OPERATION"'
         " --model {input.model} --targets {input.targets} --out {output} &> {log}"

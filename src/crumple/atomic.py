@@ -8,7 +8,6 @@ a lock keeps two processes from working on one result.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from crumple.errors import UserError
-from crumple.provenance import RECORD, differences
+from crumple.provenance import RECORD, differences, hash_file
 
+SUMS = "SHA256SUMS"  # of the files of a finished folder, as `sha256sum --check` reads them
 HEAD = 4096  # bytes of a file in which it says that it is ours
 MARKS = (b"crumple", b"made_by.npy", b"target,")  # JSON, HTML, PNG; npz; CSV of target curves
 BEAT = 20.0  # seconds between two signs of life of the owner of a lock
@@ -134,6 +134,19 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
     save_text(folder / RECORD, json.dumps(record, sort_keys=True, indent=1) + "\n")
 
 
+def save_sums(folder: Path) -> None:
+    """Write the checksums of all files of a folder into it, hidden files left out.
+
+    ``crumple check`` compares them, and so does ``sha256sum --check SHA256SUMS``.
+    """
+    files = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".") and path != folder / SUMS
+    )
+    save_text(folder / SUMS, "".join(f"{hash_file(folder / name)}  {name}\n" for name in files))
+
+
 def reserve(path: str | Path) -> None:
     """Reserve the space of a file on the disk.
 
@@ -171,7 +184,8 @@ def resumable_folder(
     A job that is stopped leaves the folder, and the next run continues in it: whatever is there
     was written by :func:`atomic_path` and is complete. ``made_by.json`` in it, which stays in
     ``out``, is the record of what made it. The folder of a run with another record (settings or
-    inputs have changed since) is discarded.
+    inputs have changed since) is discarded. A finished folder has the checksums of its files
+    (:func:`save_sums`).
 
     Parameters
     ----------
@@ -179,7 +193,7 @@ def resumable_folder(
         Folder that the result becomes.
     record
         Everything that the content depends on, as JSON: ``stage`` and what
-        :mod:`crumple.provenance` and :func:`fingerprint` say.
+        :mod:`crumple.provenance` says.
     keep
         Refuse to discard finished or unfinished work of another record: it was expensive.
 
@@ -207,6 +221,7 @@ def resumable_folder(
         for leftover in partial.glob(".*"):  # half-written by a process that was killed
             _remove(leftover)
         yield partial
+        save_sums(partial)
         check()
         _put(partial, out)
 
@@ -229,15 +244,6 @@ def _changes(folder: Path, record: Mapping[str, Any]) -> str | None:
     except (OSError, ValueError, RecursionError):
         return None
     return differences(found, json.loads(json.dumps(record)))
-
-
-def fingerprint(paths: Iterable[str | Path]) -> str:
-    """Return a checksum over the names and the content of files."""
-    checksum = hashlib.sha256()
-    for path in sorted(map(Path, paths)):
-        checksum.update(path.name.encode())
-        checksum.update(hashlib.sha256(path.read_bytes()).digest())
-    return checksum.hexdigest()
 
 
 # --- one process at a time -----------------------------------------------------------------------

@@ -267,6 +267,19 @@ def _inspect(args: argparse.Namespace) -> None:
     inspect(args.dataset, args.sheet)
 
 
+def _add_check(commands) -> None:
+    help = "find what is damaged, missing or of another run in the results of a run"
+    parser = commands.add_parser("check", help=help, description=help)
+    parser.add_argument("run", type=Path, help="folder of the run, results/NAME")
+    parser.set_defaults(handler=_check)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from crumple.check import check
+
+    check(args.run)
+
+
 def _add_train(commands) -> None:
     parser = _stage(commands, "train", "train the diffusion model", _train)
     parser.add_argument("--dataset", type=Path, required=True, help="dataset.json")
@@ -339,6 +352,7 @@ COMMANDS = (
     _add_rasterise,
     _add_index,
     _add_inspect,
+    _add_check,
     _add_targets,
     _add_extract,
     _add_evaluate,

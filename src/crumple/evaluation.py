@@ -16,15 +16,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crumple.atomic import atomic_path, claim, save_record, save_text
+from crumple.atomic import atomic_path, claim, save_record, save_sums, save_text
 from crumple.candidates import Verified, join, open_candidates
 from crumple.dataset import Dataset, open_shard, read_manifest
 from crumple.errors import UserError
 from crumple.layout import CHANNELS
 from crumple.metrics import field_error, nrmse
-from crumple.provenance import PHYSICS, hash_file, require_inputs, require_settings
+from crumple.provenance import (
+    PHYSICS,
+    hash_file,
+    hash_folder,
+    require_inputs,
+    require_settings,
+)
 
 HELD_OUT = "heldout_"  # prefix of the names of targets that are responses of the validation split
+VERIFIED = "verified/"  # before names of files and shards whose hashes an evaluation records
 S22 = CHANNELS.index("s22")  # in generated frames too
 
 
@@ -206,11 +213,16 @@ def evaluate(
     }
     with atomic_path(out) as folder:
         folder.mkdir()
-        inputs = record["inputs"] | {"candidates": store.attrs["checksum"]}
+        inputs = record["inputs"] | {
+            "candidates": store.attrs["checksum"],
+            **{VERIFIED + path.name: hash_file(path) for path in designs},
+            **{VERIFIED + path.name: hash_folder(path) for path in shards},
+        }
         save_record(folder, {**record, "stage": "evaluate", "inputs": inputs})
         save_text(folder / "targets.csv", _table(rows))
         save_text(folder / "candidates.csv", _table(_with_steps(candidates, result)))
         save_text(folder / "evaluation.json", json.dumps(_plain(result), indent=1, allow_nan=False))
+        save_sums(folder)
 
 
 def _with_steps(rows: Sequence[dict[str, Any]], result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,13 +22,13 @@ import numpy as np
 import shapely
 
 from crumple import outline
-from crumple.atomic import fingerprint, resumable_folder, save_npz
+from crumple.atomic import resumable_folder, save_npz
 from crumple.config import Config
 from crumple.designs import DESIGNS, check_cell, mirror
 from crumple.errors import UserError
 from crumple.outline import FREE, SIDES, TOUCH, Ring, cross
 from crumple.progress import progress
-from crumple.provenance import hash_designs, made_by, read_record
+from crumple.provenance import fingerprint, hash_designs, made_by, read_record
 from crumple.readers import Array, Schema, read_npz
 
 LARGEST_BEND = np.radians(45)  # of the outline along one chord; chords are shortened up to half

@@ -18,6 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from pydantic import BaseModel, ValidationError
 
 from crumple.config import Config, stage_settings
 from crumple.errors import UserError
-from crumple.readers import parse_json, read_json, validation_reason
+from crumple.readers import parse_json, read_json, refusing, validation_reason
 
 RECORD = "made_by.json"
+MODEL_FILES = ("model.safetensors", "config.json", "normalisation.json")  # what samples depend on
 PHYSICS = ("mesh", "simulate")  # the stages that the curve of a design depends on
 SIZES = ("count", "shard_size")  # of designs: how many there are doesn't change one of them
 
@@ -115,6 +117,15 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(paths: Iterable[str | Path]) -> str:
+    """Return the hash over the names and the content of files."""
+    total = hashlib.sha256()
+    for path in sorted(map(Path, paths)):
+        total.update(path.name.encode())
+        total.update(bytes.fromhex(hash_file(path)))
+    return total.hexdigest()
+
+
 def hash_folder(folder: str | Path, pattern: str = "**/*") -> str:
     """Return a SHA-256 over the names and the content of all files of a folder.
 
@@ -133,9 +144,57 @@ def hash_folder(folder: str | Path, pattern: str = "**/*") -> str:
     return total.hexdigest()
 
 
+def hash_model(folder: str | Path) -> str:
+    """Return the hash of a trained model: of the files that its samples depend on."""
+    return fingerprint(Path(folder) / name for name in MODEL_FILES)
+
+
 def hash_arrays(store: str | Path) -> str:
     """Return the hash of the arrays of a zarr store, without its attributes, which keep it."""
     return hash_folder(store, "*/**/*")
+
+
+# --- a page ---------------------------------------------------------------------------------------
+
+UNSEALED = "0" * 64
+SEAL = re.compile(rb'<meta name="crumple-sha256" content="([0-9a-f]{64})">')
+MADE_BY = re.compile(rb'<meta name="crumple-made-by" content="([^"]*)">')
+
+
+def seal_page(page: str, record: Mapping[str, Any]) -> str:
+    """Return an HTML page with its record, and a checksum of the page, in its head.
+
+    The checksum is that of the UTF-8 text in which the checksum itself is 64 zeros.
+    """
+    made_by = escape(json.dumps(record, sort_keys=True))
+    head = (
+        f'<meta name="crumple-made-by" content="{made_by}">'
+        f'<meta name="crumple-sha256" content="{UNSEALED}"></head>'
+    )
+    page = page.replace("</head>", head, 1)
+    seal = hashlib.sha256(page.encode()).hexdigest()
+    return page.replace(f'content="{UNSEALED}"', f'content="{seal}"', 1)
+
+
+def page_record(path: str | Path, advice: str) -> dict[str, Any]:
+    """Return the record of a page of :func:`seal_page` that is as it was written.
+
+    Raises
+    ------
+    UserError
+        When the file cannot be read, says nothing of what made it, or has changed.
+    """
+    path = Path(path)
+    with refusing(path, advice):
+        page = path.read_bytes()
+        found = SEAL.search(page), MADE_BY.search(page)
+        if not all(found):
+            raise ValueError("it has no checksum or doesn't say what made it")
+        seal, made_by = (match[1].decode() for match in found if match)
+        unsealed = page.replace(f'content="{seal}"'.encode(), f'content="{UNSEALED}"'.encode(), 1)
+        if hashlib.sha256(unsealed).hexdigest() != seal:
+            raise ValueError("it has changed since it was written")
+    return read_record(unescape(made_by), path, advice)
 
 
 # --- comparisons ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from crumple.atomic import fingerprint, resumable_folder, save_npz
+from crumple.atomic import resumable_folder, save_npz
 from crumple.config import Config
 from crumple.designs import read_design
 from crumple.errors import UserError
@@ -19,7 +19,7 @@ from crumple.fem.rendering import CannotDraw
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.meshing import CELLS, MESH, NODES, MeshFailure, gmsh_session, mesh_cell, read_mesh
 from crumple.progress import progress
-from crumple.provenance import made_by, read_record
+from crumple.provenance import fingerprint, made_by, read_record
 from crumple.readers import Array, Schema, read_npz
 
 LARGEST = 6e4  # cell sides or MPa; pixels are stored as float16

@@ -39,6 +39,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "diffusion": 9,
     "evaluation": 10,
     "report": 11,
+    "check": 11,
     "cli": 12,
     "__main__": 13,
 }

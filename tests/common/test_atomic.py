@@ -11,9 +11,9 @@ import pytest
 
 from crumple import atomic
 from crumple.atomic import (
+    SUMS,
     atomic_path,
     claim,
-    fingerprint,
     is_finished,
     reserve,
     resumable_folder,
@@ -21,7 +21,7 @@ from crumple.atomic import (
     save_text,
 )
 from crumple.errors import UserError
-from crumple.provenance import RECORD
+from crumple.provenance import RECORD, fingerprint
 
 
 def test_a_failing_writer_leaves_the_old_file(tmp_path):
@@ -70,7 +70,7 @@ def test_a_stopped_shard_continues(tmp_path):
     assert not is_finished(out, record(h=0.4))
     with resumable_folder(out, record(h=0.4)) as folder:
         assert names(folder) == ["0.txt", RECORD]
-    assert names(out) == ["0.txt", RECORD]
+    assert names(out) == ["0.txt", SUMS, RECORD]
     assert names(tmp_path) == ["shard"]
     assert is_finished(out, record(h=0.4)) and not is_finished(out, record(h=0.3))
 
@@ -80,6 +80,18 @@ def test_a_stopped_shard_starts_over_when_the_settings_changed(tmp_path):
     _stop_half_way(out, record(h=0.4))
     with resumable_folder(out, record(h=0.3)) as folder:
         assert names(folder) == [RECORD]
+
+
+def test_a_finished_folder_can_be_checked_by_others(tmp_path):
+    out = tmp_path / "shard"
+    with resumable_folder(out, record()) as folder:
+        (folder / "a").mkdir()
+        save_text(folder / "a/0.txt", "done")
+    command = ["sha256sum", "--check", "--strict", "--quiet", SUMS]
+    assert len((out / SUMS).read_text().splitlines()) == 2
+    subprocess.run(command, cwd=out, check=True)
+    (out / "a/0.txt").write_text("dome")
+    assert subprocess.run(command, cwd=out, capture_output=True).returncode == 1
 
 
 def test_expensive_work_is_not_discarded(tmp_path):
@@ -93,7 +105,7 @@ def test_expensive_work_is_not_discarded(tmp_path):
     with pytest.raises(UserError, match=r"model was made with other settings"):
         with resumable_folder(out, record(h=0.3), keep=True):
             pass
-    assert names(out) == ["0.txt", RECORD] and names(tmp_path) == ["model"]
+    assert names(out) == ["0.txt", SUMS, RECORD] and names(tmp_path) == ["model"]
 
 
 # --- what may be replaced ------------------------------------------------------------------------
@@ -118,10 +130,10 @@ def test_the_output_of_another_stage_is_kept(tmp_path):
     with pytest.raises(UserError, match="x is there already and `crumple simulate`"):
         with resumable_folder(tmp_path / "x", record("simulate")):
             pass
-    assert names(tmp_path / "x") == ["0.txt", RECORD]
+    assert names(tmp_path / "x") == ["0.txt", SUMS, RECORD]
     with resumable_folder(tmp_path / "x", record("mesh")):
         pass
-    assert names(tmp_path / "x") == [RECORD]
+    assert names(tmp_path / "x") == [SUMS, RECORD]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path):
@@ -251,7 +263,7 @@ def test_two_processes_on_one_output_do_not_destroy_each_other(holder, host):
     with pytest.raises(UserError, match=sentence), resumable_folder(out, record(h=0.3)):
         pass
     first.communicate()
-    assert first.returncode == 0 and names(out) == ["0.txt", RECORD]
+    assert first.returncode == 0 and names(out) == ["0.txt", SUMS, RECORD]
     assert names(out.parent) == ["shard"]
 
 
@@ -282,7 +294,7 @@ def test_a_job_that_slurm_starts_again_on_another_node_takes_its_lock(holder, mo
         assert "0.txt" in names(folder)
     _, message = first.communicate()
     assert first.returncode == 1  # it was not dead: it notices, and leaves the result alone
-    assert names(out) == ["0.txt", RECORD]
+    assert names(out) == ["0.txt", SUMS, RECORD]
 
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):

@@ -14,19 +14,19 @@ from accelerate import PartialState
 from torch import Tensor
 
 from crumple import __version__, seeds
-from crumple.atomic import fingerprint, resumable_folder, save_npz, scratch
+from crumple.atomic import resumable_folder, save_npz, scratch
 from crumple.candidates import STORE, write_candidates
 from crumple.config import Config, Generation
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
-from crumple.diffusion.model import FILES, TrainedModel, load_model
+from crumple.diffusion.model import TrainedModel, load_model
 from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
 from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve, volume_change
 from crumple.progress import progress
-from crumple.provenance import folder_record, made_by
+from crumple.provenance import folder_record, hash_model, made_by
 from crumple.readers import Schema, read_npz
 from crumple.targets import Targets, read_targets
 from crumple.topology import design_from_fields, read_designs
@@ -107,7 +107,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
     precision = mixed_precision("auto", state.device.type)
     autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
     trained = folder_record(model_folder, "train this model again with `crumple train`")
-    weights = {"model": fingerprint(model_folder / name for name in FILES)}
+    weights = {"model": hash_model(model_folder)}
     record = made_by("generate", config, trained, **weights)
     goals = [targets.names, targets.stress.tolist(), targets.known.tolist()]
     key = record | {"targets": goals}

@@ -28,7 +28,6 @@ from crumple.provenance import hash_file
 from crumple.readers import read_json, refusing
 
 ADVICE = "train this model again with `crumple train`"
-FILES = ("model.safetensors", "config.json", "normalisation.json")
 
 
 class ModelConfig(BaseModel):

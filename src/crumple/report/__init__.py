@@ -18,7 +18,7 @@ from crumple.candidates import Verified, join, open_candidates
 from crumple.dataset import Dataset
 from crumple.errors import UserError
 from crumple.evaluation import HELD_OUT
-from crumple.provenance import folder_record, hash_file, require_inputs
+from crumple.provenance import folder_record, hash_file, require_inputs, seal_page
 from crumple.report import page
 from crumple.report.bodies import LENGTH_UNIT, body, pack
 from crumple.report.charts import Line
@@ -103,7 +103,9 @@ def write_report(
         "packed": packed,
     }
     run = escape(dataset.folder.parent.name)
-    save_text(out, _document(run, page.headline(result["summary"]), sections, animation))
+    document = _document(run, page.headline(result["summary"]), sections, animation)
+    inputs = record["inputs"] | {"evaluation": hash_file(evaluation / "evaluation.json")}
+    save_text(out, seal_page(document, {**record, "stage": "report", "inputs": inputs}))
 
 
 def _left_out(count: int) -> str:

@@ -1,0 +1,278 @@
+"""`crumple check`: an undamaged run passes; whatever is damaged, missing or foreign is named."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import synthetic
+from crumple import candidates, check, cli, dataset, designs, evaluation, report
+from crumple.config import Config
+from crumple.diffusion.generation import generate
+from crumple.diffusion.training import train
+from crumple.readers import read_npz
+
+TARGETS = Path(__file__).parents[2] / "workflow/targets/paper.csv"
+
+
+def make_run(run: Path, config: Config) -> Path:
+    """All stages of a run but for the finite elements, in whose place made-up fields stand."""
+    data, verified = run / "data", run / "verified"
+    for number in range(2):
+        path = data / f"designs/{number:04d}.npz"
+        designs.sample_shard(config, number, path)
+        synthetic_shard(path, data, config)
+    shards = sorted((data / "shards").iterdir())
+    manifest = data / "dataset.json"
+    dataset.write_manifest(shards, config, manifest)
+    train(config, manifest, run / "model")
+    evaluation.write_held_out_targets(manifest, 1, run / "held_out.csv")
+    generated = run / "generated.zarr"
+    generate(config, run / "model", [TARGETS, run / "held_out.csv"], generated)
+    drawn = verified / "designs/0000.npz"
+    candidates.extract(generated, config, 0, drawn)
+    synthetic_shard(drawn, verified, config)
+    parts = [drawn], [verified / "shards/0000.zarr"]
+    evaluation.evaluate(generated, manifest, *parts, run / "evaluation")
+    pages = run / "model", generated, run / "evaluation"
+    report.write_report(manifest, *pages, *parts, run / "report.html")
+    return run
+
+
+def synthetic_shard(path: Path, part: Path, config: Config) -> None:
+    known = read_npz(path, designs.DESIGNS)
+    stress = synthetic.curve(0.5, 0.3, synthetic.FRAME_STRAIN) * (1 + known["index"][:, None])
+    out = part / "shards" / f"{path.stem}.zarr"
+    status = ["ok"] * len(stress)
+    synthetic.write_shard(out, known["quarter"], stress, status, known["index"], config=config)
+
+
+def make(settings: Config, folder: Path, **more) -> Path:
+    values = settings.model_dump() | {"designs": {"count": 12, "shard_size": 6}} | more
+    values |= {"evaluation": {"held_out": 1, "verify": 1}}
+    return make_run(folder, Config.model_validate(values))
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory) -> Path:
+    return make(settings, tmp_path_factory.mktemp("results") / "small")
+
+
+@pytest.fixture(scope="module")
+def other(settings, tmp_path_factory) -> Path:
+    """The same with another seed and another friction."""
+    more = {"seed": 1, "contact": {"friction": 0.1}}
+    return make(settings, tmp_path_factory.mktemp("results") / "other", **more)
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "small")
+
+
+def problems(run: Path, capsys) -> list[str]:
+    """What the command prints; its exit status and its last line fit."""
+    status = cli.main(["check", str(run)])
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if not line.startswith("note: ")]
+    if status == 0:
+        assert len(lines) == 1 and lines[0].startswith(f"{run}: ok (")
+        return []
+    assert status == 1 and f"has {len(lines)} problem" in printed.err
+    return lines
+
+
+def test_an_undamaged_run_is_ok(run, capsys):
+    assert cli.main(["check", str(run)]) == 0
+    printed = capsys.readouterr().out
+    for count in (
+        "2 files of designs in data",
+        "2 shards in data",
+        "1 data set",
+        "1 model",
+        "1 set of candidates",
+        "1 shards in verified",
+        "1 evaluation",
+        "1 report",
+    ):
+        assert count in printed
+    assert "note" not in printed
+
+
+def test_a_run_that_was_moved_is_ok(run, tmp_path, capsys):
+    moved = tmp_path / "elsewhere/name"
+    moved.parent.mkdir()
+    run.rename(moved)
+    assert problems(moved, capsys) == []
+
+
+def test_a_run_on_linked_data_is_ok(run, tmp_path, capsys):
+    (run / "data").rename(tmp_path / "data")
+    (run / "data").symlink_to(tmp_path / "data")
+    assert problems(run, capsys) == []
+
+
+@pytest.mark.parametrize("last", ["data/shards", "data", "data model", "data model generated.zarr"])
+def test_a_run_that_is_not_finished_is_ok(run, last, capsys):
+    """What wasn't made yet is no problem."""
+    for part in run.iterdir():
+        if part.name not in last and not (part.name == "held_out.csv" and "gen" in last):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+    if last == "data/shards":
+        for part in ("data/dataset.json", "data/shards/0001.zarr"):
+            shutil.rmtree(run / part) if (run / part).is_dir() else (run / part).unlink()
+    assert problems(run, capsys) == []
+
+
+def test_a_folder_without_results_is_refused(tmp_path, capsys):
+    assert cli.main(["check", str(tmp_path)]) == 1
+    assert "there are no results" in capsys.readouterr().err
+
+
+def flip(path: Path, at: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+FILES = (  # every kind of file that carries results
+    "data/designs/0001.npz",
+    "data/shards/0001.zarr/frames/c",
+    "data/shards/0001.zarr/curve_stress/c",
+    "data/shards/0001.zarr/frames/zarr.json",
+    "data/shards/0001.zarr/zarr.json",
+    "data/dataset.json",
+    "model/model.safetensors",
+    "model/config.json",
+    "model/normalisation.json",
+    "model/stats.jsonl",
+    "model/made_by.json",
+    "generated.zarr/frames/c",
+    "generated.zarr/zarr.json",
+    "verified/designs/0000.npz",
+    "verified/shards/0000.zarr/frames/c",
+    "verified/shards/0000.zarr/zarr.json",
+    "evaluation/evaluation.json",
+    "evaluation/candidates.csv",
+    "evaluation/made_by.json",
+    "report.html",
+)
+
+
+@pytest.mark.parametrize("at", [0.3, 0.6])
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found(run, name, at, capsys):
+    path = run / name
+    if path.is_dir():
+        path = next(p for p in sorted(path.rglob("*")) if p.is_file())
+    flip(path, at)
+    found = problems(run, capsys)
+    part = name.partition(".zarr")[0]
+    assert any(part in line for line in found), found
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data/shards/0001.zarr", "0001.zarr is missing: make this shard again"),
+        ("data/designs/0001.npz", "or these are missing"),
+        ("data/dataset.json", "dataset.json, from which .*model was made, is missing"),
+        ("model/model.safetensors", "model.safetensors is missing"),
+        ("model", "cannot read .*model: No such file"),
+        ("held_out.csv", "held_out.csv, from which .* is missing"),
+        ("generated.zarr", "generated.zarr, which .*evaluation compares, is missing"),
+        ("verified/shards/0000.zarr", "0000.zarr is missing"),
+        ("evaluation", "evaluation.json, from which .*report.html was made, is missing"),
+        ("evaluation/targets.csv", "targets.csv is missing"),
+    ],
+)
+def test_what_is_missing_is_named(run, name, words, capsys):
+    remove(run / name)
+    found = problems(run, capsys)
+    assert any(re.search(words, line) for line in found), found
+
+
+def test_a_shard_of_another_configuration_is_found(run, other, capsys):
+    shutil.rmtree(run / "data/shards/0001.zarr")
+    shutil.copytree(other / "data/shards/0001.zarr", run / "data/shards/0001.zarr")
+    (line,) = problems(run, capsys)
+    assert "data/shards/0001.zarr was made with other settings" in line
+    assert "seed 1 instead of 0" in line and "contact.friction 0.1 instead of 0.4" in line
+
+
+def test_such_a_shard_is_found_without_dataset_json_too(run, other, capsys):
+    for part in run.iterdir():
+        if part.name != "data":
+            remove(part)
+    (run / "data/dataset.json").unlink()
+    shutil.rmtree(run / "data/shards/0001.zarr")
+    shutil.copytree(other / "data/shards/0001.zarr", run / "data/shards/0001.zarr")
+    (line,) = problems(run, capsys)
+    assert "contact.friction 0.1 instead of 0.4" in line
+
+
+def test_a_model_of_another_data_set_is_found(run, other, capsys):
+    shutil.rmtree(run / "model")
+    shutil.copytree(other / "model", run / "model")
+    found = problems(run, capsys)
+    assert any("model was made with other settings (" in line for line in found)
+    assert any("generated.zarr doesn't belong to the model" in line for line in found)
+
+
+def test_a_data_set_of_another_run_is_found(run, other, capsys):
+    shutil.rmtree(run / "data")
+    shutil.copytree(other / "data", run / "data")
+    found = problems(run, capsys)
+    assert any("/model was made with other settings (" in line for line in found)
+
+
+def test_swapped_shards_are_found(run, capsys):
+    one, two = run / "data/shards/0000.zarr", run / "data/shards/0001.zarr"
+    one.rename(run / "x")
+    two.rename(one)
+    (run / "x").rename(two)
+    assert len(problems(run, capsys)) == 2
+
+
+def test_constants_that_are_not_those_of_the_shards_are_found(run, capsys):
+    """A manifest that was edited by hand, and a model that was trained on it."""
+    for part in run.iterdir():
+        if part.name != "data":
+            remove(part)
+    path = run / "data/dataset.json"
+    manifest = json.loads(path.read_text())
+    manifest["normalisation"]["s22"]["max"][3] += 1.0
+    path.write_text(json.dumps(manifest))
+    (line,) = problems(run, capsys)
+    assert "normalisation isn't that of its shards" in line
+
+
+def test_verified_shards_that_were_simulated_again_are_found(run, capsys):
+    path = run / "verified/shards/0000.zarr"
+    group = zarr.open_group(path)
+    group["curve_stress"][:] = np.asarray(group["curve_stress"][:]) * 2
+    group.attrs["checksum"] = dataset.hash_arrays(path)
+    (line,) = problems(run, capsys)
+    assert "evaluation wasn't made from" in line
+
+
+def test_folders_of_an_older_version_are_noted(run, capsys):
+    (run / "model/SHA256SUMS").unlink()
+    (run / "model.partial").mkdir()
+    assert cli.main(["check", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "note: " in printed and "has no SHA256SUMS" in printed
+    assert "note: unfinished: model.partial" in printed
+
+
+def test_control_the_sentences_come_from_the_damage(finished):
+    """The run that all of these are copies of has no problem."""
+    assert check.examine(finished).problems == []

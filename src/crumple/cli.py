@@ -297,7 +297,7 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from crumple.diffusion.launch import run
-    from crumple.diffusion.training import train
+    from crumple.diffusion.spacetime import train
 
     run(args.processes, lambda: train(_settings(args), args.dataset, args.out))
 

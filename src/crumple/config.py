@@ -103,6 +103,7 @@ def _printable(text: str) -> str:
 Pair = Annotated[tuple[float, float], BeforeValidator(_tuple)]
 Width = Annotated[int, Field(ge=16, le=8192)]
 Depth = Annotated[int, Field(ge=1, le=64)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Designs(Section):
@@ -278,8 +279,8 @@ class Model(Section):
         return self
 
 
-class Training(Section):
-    """Training of the denoiser (Karras et al. 2022)."""
+class Optimisation(Section):
+    """What any training has: steps, rate, precision and reports."""
 
     steps: int = Field(200_000, ge=1, le=10**9, description="optimiser steps")
     batch: int = Field(64, ge=1, le=100_000, description="samples per step over all processes")
@@ -296,18 +297,7 @@ class Training(Section):
     )
     weight_decay: float = Field(0.01, ge=0, le=10, description="of AdamW, on matrices")
     clip: float = Field(1.0, gt=0, le=1e6, description="largest norm of the gradient")
-    noise_mean: float = Field(-0.4, ge=-10, le=10, description="mean of ln sigma in training")
-    noise_std: float = Field(
-        1.4, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
-    )
-    augmentation: Literal["none", "shift", "all"] = Field(
-        "all", description="random half-period shifts; all: reflections as well"
-    )
-    drop_curve: float = Field(0.1, ge=0, lt=1, description="part of the samples without a curve")
-    drop_steps: float = Field(
-        0.1, ge=0, lt=1, description="part of the samples that see a random part of their curve"
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    precision: Precision = Field(
         "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"
     )
     compile: Literal["auto", "yes", "no"] = Field(
@@ -318,6 +308,22 @@ class Training(Section):
     validate_every: int = Field(1000, ge=1, le=10**9, description="steps between validation losses")
     validation_samples: int = Field(
         128, ge=0, le=1_000_000, description="held-out samples that are used for it"
+    )
+
+
+class Training(Optimisation):
+    """Training of the denoiser (Karras et al. 2022)."""
+
+    noise_mean: float = Field(-0.4, ge=-10, le=10, description="mean of ln sigma in training")
+    noise_std: float = Field(
+        1.4, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
+    )
+    augmentation: Literal["none", "shift", "all"] = Field(
+        "all", description="random half-period shifts; all: reflections as well"
+    )
+    drop_curve: float = Field(0.1, ge=0, lt=1, description="part of the samples without a curve")
+    drop_steps: float = Field(
+        0.1, ge=0, lt=1, description="part of the samples that see a random part of their curve"
     )
 
     @model_validator(mode="after")

@@ -20,8 +20,8 @@ from crumple.config import Config, Generation
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
 from crumple.diffusion.model import TrainedModel, load_model
+from crumple.diffusion.precision import autocast, resolve
 from crumple.diffusion.sampling import SAMPLERS, evaluations, guided, karras_sigmas
-from crumple.diffusion.training import mixed_precision
 from crumple.errors import UserError
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve, volume_change
@@ -104,8 +104,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
     count = len(targets.names) * settings.candidates
     batches = [range(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
 
-    precision = mixed_precision("auto", state.device.type)
-    autocast = torch.autocast(state.device.type, torch.bfloat16, enabled=precision == "bf16")
+    precision = resolve("auto", state.device.type, "generation.precision")
     trained = folder_record(model_folder, "train this model again with `crumple train`")
     weights = {"model": hash_model(model_folder)}
     record = made_by("generate", config, trained, **weights)
@@ -119,7 +118,7 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
         for number in progress(mine, len(mine), "generate", "part") if main else mine:
             part = folder / f"part-{number:05d}.npz"
             if not part.exists():
-                with autocast:
+                with autocast(precision, state.device.type):
                     save_npz(part, **_candidates(model, targets, batches[number], config))
         state.wait_for_everyone()
         if main:
@@ -147,14 +146,14 @@ def _candidates(
     target = np.array(numbers) // config.generation.candidates
     seed = [int(seeds.rng(config.seed, "generation", i).integers(2**63)) for i in numbers]
     layout = model.normalisation.layout
-    physical = sample(
+    state = sample(
         model,
         torch.tensor(targets.stress[target], dtype=torch.float32, device=device),
         torch.tensor(targets.known[target], device=device),
         torch.stack([layout.noise(CELL, s, device) for s in seed]),
         config.generation,
     )
-    physical = physical.float().cpu().numpy()
+    physical = state.float().cpu().numpy()
     mask, frames, curve = read_sample(physical, model.normalisation)
     known = targets.known[target] & np.isfinite(curve)
     goal = np.where(targets.known[target], targets.stress[target], np.nan)
@@ -199,8 +198,7 @@ def read_sample(
         ``(n, steps)`` predicted effective stress, MPa, NaN where not predicted.
     """
     layout, names = normalisation.layout, normalisation.fields
-    static, fields = layout.split(torch.from_numpy(physical))
-    fields = fields.numpy()
+    static, fields = (part.numpy() for part in layout.split(torch.from_numpy(physical)))
     strain = np.array(normalisation.frame_strain)
     steps = np.searchsorted(normalisation.curve_strain, strain - 1e-9)
     shape = (len(physical), len(normalisation.curve_strain))
@@ -211,7 +209,7 @@ def read_sample(
         by_name["u2"] = by_name["w2"] - strain[:, None, None] * pixel_height()
 
     if normalisation.mask:
-        mask = static[:, 0].numpy().clip(0, 1)
+        mask = static[:, 0].clip(0, 1)
     elif "solid" in by_name:
         mask = by_name["solid"][:, 0].clip(0, 1)
     else:

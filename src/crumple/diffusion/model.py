@@ -50,7 +50,7 @@ class TrainedModel:
 
 def build_network(settings: Model, layout: Layout, steps: int) -> Network:
     """Return an untrained network for states of ``layout`` and curves of ``steps`` stresses."""
-    return Network(
+    network = Network(
         layout,
         steps=steps,
         channels=settings.channels,
@@ -60,7 +60,8 @@ def build_network(settings: Model, layout: Layout, steps: int) -> Network:
         head=settings.head,
         spatial_attention=settings.spatial_attention,
         per_frame=settings.per_frame_tokens and layout.frames == steps,
-    ).to(memory_format=torch.channels_last)
+    )
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def save_model(

@@ -12,8 +12,9 @@ half-period shifts an exact symmetry.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -228,6 +229,9 @@ class Network(nn.Module):
         Pixels along each side of the cell.
     """
 
+    position: Tensor
+    frequencies: Tensor
+
     def __init__(
         self,
         layout: Layout,
@@ -330,16 +334,16 @@ class Network(nn.Module):
         y = self.stem(y)
 
         skips = []
-        for level, blocks in enumerate(self.down):
+        for level, blocks in enumerate(_levels(self.down)):
             for block in blocks:
                 y = block(y, embedding, own_tokens, tokens)
                 skips.append(y)
             if level < len(self.coarsen):
                 y = self.coarsen[level](y)
-        for level in reversed(range(len(self.up))):
+        for level, blocks in reversed(list(enumerate(_levels(self.up)))):
             if level < len(self.refine):
                 y = F.pixel_shuffle(self.refine[level](y), 2)
-            for block in self.up[level]:
+            for block in blocks:
                 y = block(torch.cat([y, skips.pop()], dim=1), embedding, own_tokens, tokens)
 
         # What a denoiser returns is for the most part a multiple of the noise in each pixel, more
@@ -349,6 +353,11 @@ class Network(nn.Module):
         y = shift + gate * pixels
         static, fields = y.split([self.layout.static, self.layout.fields], dim=2)
         return self.layout.join(static.mean(dim=1), fields)
+
+
+def _levels(blocks: nn.ModuleList) -> list[list[Block]]:
+    """Return the blocks of each level."""
+    return [list(cast(Iterable[Block], level)) for level in blocks]
 
 
 def position_features(size: int) -> Tensor:

@@ -1,0 +1,70 @@
+"""What the training of the space-time model sees, and what it refuses to see."""
+
+import json
+
+import numpy as np
+import pytest
+
+import synthetic
+from crumple import dataset
+from crumple.config import Config, Training
+from crumple.diffusion import spacetime
+from crumple.errors import UserError
+
+
+def test_a_draw_is_a_function_of_seed_and_index():
+    settings = Training()
+    draws = [spacetime.draw(3, i, 10, 11, list(range(8)), settings) for i in range(4000)]
+    again = spacetime.draw(3, 1234, 10, 11, list(range(8)), settings)
+    assert again.noise_seed == draws[1234].noise_seed and again.row == draws[1234].row
+    assert np.array_equal(again.known, draws[1234].known)
+    assert spacetime.draw(4, 1234, 10, 11, list(range(8)), settings).noise_seed != again.noise_seed
+
+    for epoch in range(5):
+        rows = [d.row for d in draws[10 * epoch : 10 * epoch + 10]]
+        assert sorted(rows) == list(range(10))
+    assert [d.row for d in draws[:10]] != [d.row for d in draws[10:20]]
+
+    logs = np.log([d.sigma for d in draws])
+    assert logs.mean() == pytest.approx(settings.noise_mean, abs=0.1)
+    assert logs.std() == pytest.approx(settings.noise_std, rel=0.05)
+    known = np.array([d.known for d in draws])
+    partial = known.any(axis=1) & ~known.all(axis=1)
+    assert (~known.any(axis=1)).mean() == pytest.approx(0.1 + 0.1 / 12, abs=0.02)
+    assert partial.mean() == pytest.approx(0.1 * 10 / 12, abs=0.02)
+    assert set(d.element for d in draws) == set(range(8))
+
+
+def test_two_designs_are_learnt_by_heart(tmp_path):
+    """The loss on two designs falls far below that on others, which the network never saw."""
+    model = {"channels": [32, 64], "depths": [1, 1], "embedding": 32, "head": 32, "patch": 4}
+    model |= {"frames": "last", "fields": ["s22"], "spatial_attention": 12}
+    hard = {"steps": 300, "batch": 2, "learning_rate": 3e-3, "warmup": 10, "log_every": 50}
+    hard |= {"noise_mean": 0.5, "noise_std": 0.5, "augmentation": "none", "precision": "fp32"}
+    hard |= {"drop_curve": 0.0, "drop_steps": 0.0, "validate_every": 300}
+    halves = Config.model_validate({"dataset": {"validation_fraction": 0.5}})
+    path = synthetic.write_dataset(tmp_path / "data", 4, 4, halves)  # designs 0, 2 and 3
+    config = Config.model_validate({"model": model, "training": hard})
+    spacetime.train(config, path, tmp_path / "model")
+    text = (tmp_path / "model/stats.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert lines[-1]["loss"] < 0.15
+    assert lines[0]["loss"] > 2 * lines[-1]["loss"]
+    assert lines[-1]["validation_loss"] > 2 * lines[-1]["loss"]
+
+
+def test_data_of_other_physics_are_not_trained_on(manifest, settings, tmp_path):
+    """A shared `data` link kept the old physics; another seed on the same data is fine."""
+    old = settings.model_copy(update={"contact": Config(contact={"friction": 0.1}).contact})
+    with pytest.raises(UserError, match=r"dataset.json was made with .*contact.friction 0.4"):
+        spacetime.train(old, manifest, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    dataset.Dataset(manifest).check_settings(settings.model_copy(update={"seed": 5}))
+
+
+def test_a_damaged_shard_is_not_trained_on(settings, tmp_path):
+    manifest = synthetic.write_dataset(tmp_path / "data", 6, 3, Config())
+    (tmp_path / "data/shards/0001.zarr/frames/c/0/0/0/0/0").unlink()  # zarr reads zeros instead
+    with pytest.raises(UserError, match=r"0001.zarr has changed since .* make this shard again"):
+        spacetime.train(settings, manifest, tmp_path / "model")
+    assert not (tmp_path / "model").exists()

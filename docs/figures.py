@@ -24,9 +24,10 @@ from PIL import Image
 
 from crumple.candidates import join, open_candidates
 from crumple.dataset import Dataset
-from crumple.report import spread_samples, stress_limit
-from crumple.report.bodies import Body, body
-from crumple.report.page import STOPS, percent, title
+from crumple.report.bodies import Body, body, stress_limit
+from crumple.report.page import STOPS
+from crumple.report.reading import spread_samples
+from crumple.report.words import percent, title
 from crumple.topology import MASK_LEVEL
 
 INK, SOFT, WASH = "#1c2127", "#5b646e", "#c9c6bd"

@@ -175,7 +175,7 @@ def write_verified(
 
 
 def write_model(folder: Path, steps: int = 400) -> None:
-    """A training log that converges."""
+    """A training log that converges, and what a model says of its training."""
     rng = np.random.default_rng(3)
     folder.mkdir(parents=True)
     lines = []
@@ -185,6 +185,9 @@ def write_model(folder: Path, steps: int = 400) -> None:
             entry["validation_loss"] = float(0.8 * np.exp(-step / 150) + 0.18)
         lines.append(json.dumps(entry))
     (folder / "stats.jsonl").write_text("\n".join(lines) + "\n")
+    training = {"step": steps, "settings": Config().training.model_dump(mode="json")}
+    described = {"format": "crumple-model", "version": 1, "training": training}
+    (folder / "config.json").write_text(json.dumps(described))
 
 
 def write_chain(folder: Path, candidates: int = 3, predictions=True) -> dict[str, Path]:

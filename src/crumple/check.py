@@ -29,7 +29,7 @@ from crumple.config import parse_config
 from crumple.dataset import SHARD, build_manifest, open_intact, read_manifest
 from crumple.designs import DESIGNS
 from crumple.errors import UserError
-from crumple.evaluation import HELD_OUT, VERIFIED
+from crumple.evaluation import VERIFIED
 from crumple.progress import progress
 from crumple.provenance import (
     RECORD,
@@ -46,6 +46,7 @@ from crumple.provenance import (
     require_settings,
 )
 from crumple.readers import read_json, read_npz, refusing
+from crumple.results import HELD_OUT
 from crumple.targets import read_targets
 
 INDEX = "make it again with `crumple index`"

@@ -113,6 +113,23 @@ def read_json(path: str | Path, model: type[Model], advice: str) -> Model:
         return model.model_validate_json(text, strict=True)
 
 
+def read_json_lines(path: str | Path, model: type[Model], advice: str) -> list[Model]:
+    """Read a file that has a JSON object in every line; see :func:`read_json`."""
+    path = Path(path)
+    found = []
+    with refusing(path, advice):
+        text = _regular(path, LARGEST_TEXT).read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                parse_json(line)
+                found.append(model.model_validate_json(line, strict=True))
+            except ValidationError as error:
+                raise ValueError(f"in line {number}, {validation_reason(error)}") from error
+            except ValueError as error:
+                raise ValueError(f"in line {number}, {error}") from error
+    return found
+
+
 def parse_json(text: str) -> Any:
     """Return the values of a JSON text.
 

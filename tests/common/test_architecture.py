@@ -37,11 +37,12 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "topology": 7,
     "candidates": 8,
     "diffusion": 9,
-    "evaluation": 10,
-    "report": 11,
-    "check": 11,
-    "cli": 12,
-    "__main__": 13,
+    "results": 10,
+    "evaluation": 11,
+    "report": 12,
+    "check": 12,
+    "cli": 13,
+    "__main__": 14,
 }
 FOREIGN = {  # packages that only some modules know of
     "torch": {"diffusion"},

@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import synthetic
-from crumple import candidates, dataset, designs, targets
+from crumple import candidates, dataset, designs, evaluation, results, targets
 from crumple.config import Config, load_config
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.provenance import read_record
-from crumple.readers import read_npz
+from crumple.readers import read_json_lines, read_npz
+from crumple.report.reading import LogLine
 
 MORE = int(os.environ.get("CRUMPLE_EXAMPLES", "1"))
 ROOT = Path(__file__).parents[2]
@@ -325,6 +326,34 @@ def test_candidates(folder, written, data):
         works_or_one_sentence(
             candidates.extract, written["generated"], config, 0, folder / "extracted.npz"
         )
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """The texts of an evaluation and of a training log."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    paths = synthetic.write_chain(folder)
+    inputs = paths["generated"], paths["dataset"], [paths["designs"]], [paths["shard"]]
+    evaluation.evaluate(*inputs, folder / "evaluation")
+    log = (paths["model"] / "stats.jsonl").read_text()
+    return (folder / "evaluation/evaluation.json").read_text(), log
+
+
+@once
+@tries(600)
+@given(st.data())
+def test_evaluations(folder, evaluated, data):
+    (folder / "evaluation.json").write_bytes(data.draw(edited(evaluated[0])))
+    works_or_one_sentence(results.read_results, folder)
+
+
+@once
+@tries(600)
+@given(st.data())
+def test_training_logs(folder, evaluated, data):
+    path = folder / "stats.jsonl"
+    path.write_bytes(data.draw(damaged(evaluated[1].encode())))
+    works_or_one_sentence(read_json_lines, path, LogLine, "train again")
 
 
 CURVES = "target,0.002,0.02,0.1,0.2\nsoft,0.1,1,2,1\nstiff,2,20,60,\n"

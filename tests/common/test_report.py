@@ -1,17 +1,23 @@
 """Parts of the report: triangulated bodies, packing, charts, images, and the page as a whole."""
 
 import base64
+import html
+import io
+import json
 import re
-import struct
+import shutil
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import synthetic
-from crumple import designs, evaluation, report
+from crumple import designs, evaluation
 from crumple.config import Config
-from crumple.report import bodies, charts, pixels, write_report
+from crumple.errors import UserError
+from crumple.report import bodies, charts, page, panes, pictures, tables, write_report
+from crumple.results import read_results
 
 SETTINGS = Config().designs
 
@@ -117,30 +123,51 @@ def test_ticks_are_round_and_inside():
 
 
 def test_chart_places_a_line_and_skips_gaps():
-    line = charts.Line("a & b", "fe", [0, 0.1, 0.2], [0, np.nan, 10])
-    svg = charts.chart([line], charts.Axis("x", 0, 0.2), charts.Axis("y", 0, 10), size=(474, 148))
-    points = re.search(r'class="line fe"[^>]*points="([^"]*)"', svg)[1]
-    assert points == "54.0,110.0 454.0,10.0"
-    assert "a &amp; b" in svg and "NaN" not in svg
+    axes = charts.Axis("x", 0, 0.2), charts.Axis("y", 0, 10)
+    line = charts.Line("a & b", "fe", [0, 0.1, 0.2], [0, np.nan, 10], [1, 1, 2])
+    drawn = charts.chart([line], *axes, size=(474, 148))
+    assert drawn.lines[0].points == "54.0,110.0 454.0,10.0"
+    assert drawn.bands[0].points == "54.0,100.0 454.0,-10.0 454.0,30.0 54.0,120.0"
+    assert charts.chart([line._replace(spread=None)], *axes).bands == []
+    svg = page.environment().get_template("chart.html").module.draw(drawn)
+    assert re.search(r'class="line fe" [^>]*points="([^"]*)"', svg)[1] == drawn.lines[0].points
+    assert svg.count("a &amp; b") == 1 and "NaN" not in svg  # the other name is escaped as JSON is
+    data = json.loads(html.unescape(re.search(r"data-chart='([^']*)'", svg)[1]))
+    assert data["lines"] == [{"label": "a & b", "x": [0, 0.1, 0.2], "y": [0, None, 10]}]
 
 
 def test_png_round_trip():
     image = np.random.default_rng(0).integers(0, 256, (5, 7)).astype(np.uint8)
-    data = pixels.png(image)
-    assert data[:8] == b"\x89PNG\r\n\x1a\n"
-    assert struct.unpack(">II", data[16:24]) == (7, 5)
-    length = struct.unpack(">I", data[33:37])[0]
-    raw = np.frombuffer(zlib.decompress(data[41 : 41 + length]), np.uint8).reshape(5, 8)
-    assert np.array_equal(raw[:, 1:], image)
+    with Image.open(io.BytesIO(pictures.png(image))) as found:
+        assert (found.format, found.mode) == ("PNG", "L")
+        assert np.array_equal(np.asarray(found), image)
+
+
+def report_of(paths, out):
+    """Write the report of a run that has been evaluated."""
+    parts = [paths["designs"]], [paths["shard"]]
+    inputs = [paths[name] for name in ("dataset", "model", "generated", "evaluation")]
+    write_report(*inputs, *parts, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that has been evaluated."""
+    folder = tmp_path_factory.mktemp("run")
+    paths = synthetic.write_chain(folder) | {"folder": folder, "evaluation": folder / "evaluation"}
+    parts = [paths["designs"]], [paths["shard"]]
+    evaluation.evaluate(paths["generated"], paths["dataset"], *parts, paths["evaluation"])
+    return paths
 
 
 def test_page_is_complete_and_needs_no_network(tmp_path):
     paths = synthetic.write_chain(tmp_path)
     write = synthetic.write_run_report
-    html = write(paths, tmp_path / "evaluation", tmp_path / "report.html").read_text()
-    assert not re.findall(r'(?:src|href)="(?!data:|#)', html) and "@import" not in html
-    assert html.count('class="target"') == 3 and html.count("<canvas") == 11
-    assert "not meshable: gmsh gave up" in html and "no solid" in html
+    text = write(paths, tmp_path / "evaluation", tmp_path / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', text) and "@import" not in text
+    assert text.count('class="target"') == 3 and text.count("<canvas") == 11
+    assert "not meshable: gmsh gave up" in text and "no solid" in text
     result = (tmp_path / "evaluation/targets.csv").read_text()
     assert "heldout_000006" in result
 
@@ -149,10 +176,10 @@ def test_a_page_without_room_keeps_the_best_candidates(tmp_path, monkeypatch):
     paths = synthetic.write_chain(tmp_path)
     full = synthetic.write_run_report(paths, tmp_path / "e", tmp_path / "full.html").read_text()
     sizes = [len(data) for data in re.findall(r'"data":"([^"]*)"', full)]
-    monkeypatch.setattr(report, "BODY_BYTES", sum(sizes) - min(sizes))
-    html = synthetic.write_run_report(paths, tmp_path / "e2", tmp_path / "less.html").read_text()
-    assert html.count("<canvas") < 11
-    for article in html.split('<article class="target"')[1:]:
+    monkeypatch.setattr(panes, "BODY_BYTES", sum(sizes) - min(sizes))
+    less = synthetic.write_run_report(paths, tmp_path / "e2", tmp_path / "less.html").read_text()
+    assert less.count("<canvas") < 11
+    for article in less.split('<article class="target"')[1:]:
         best = re.search(r'aria-selected="true">[^<]*best', article)
         pane = re.search(r'<div class="candidate" role="tabpanel"([^>]*)>', article)
         assert best and ("data-fe" in article if "hidden" in pane[1] else "data-fe" in pane[1])
@@ -182,3 +209,53 @@ def test_report_without_results(tmp_path):
         tmp_path / "r.html",
     )
     assert "no losses" in (tmp_path / "r.html").read_text()
+
+
+DAMAGED = {
+    "evaluation.json": ["{}", "[]", "no JSON", '{"targets": []}', "twice the strain"],
+    "stats.jsonl": ['{"step": 10\n', "[1]\n", '{"loss": 0.5}\n', '{"step": "ten"}\n'],
+    "config.json": ["{}", "[]", '{"format": "crumple-model"}', '{"training": 3}'],
+}
+
+
+@pytest.mark.parametrize("name, text", [(n, t) for n, texts in DAMAGED.items() for t in texts])
+def test_damaged_results_are_one_sentence(run, tmp_path, name, text):
+    """Formerly a traceback, or a page of wrong numbers."""
+    folder = shutil.copytree(run["folder"], tmp_path / "run")
+    paths = {key: folder / path.relative_to(run["folder"]) for key, path in run.items()}
+    path = paths["evaluation" if name == "evaluation.json" else "model"] / name
+    if text == "twice the strain":
+        text = path.read_text().replace("0.002", "0.004")
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"cannot read .*{name}.*; (run|train)") as caught:
+        report_of(paths, tmp_path / "report.html")
+    assert "\n" not in str(caught.value) and not (tmp_path / "report.html").exists()
+
+
+def test_names_from_files_are_text(run):
+    """What a target file, a mesh or a log calls things never becomes part of the page's code."""
+    name = "</h3><script>alert(1)</script>\"'&"
+    results = read_results(run["evaluation"])
+    row = results.targets[0].model_copy(update={"target": name})
+    shape = charts.chart([], charts.Axis(name, 0, 1), charts.Axis(name, 0, 1), title=name)
+    table = tables.target_table([row])
+    templates = page.environment()
+    for text in (
+        templates.get_template("macros.html").module.table(table),
+        templates.get_template("macros.html").module.legend([("fe", name, "")]),
+        templates.get_template("chart.html").module.draw(shape),
+    ):
+        assert "<script" not in text and name not in text
+        assert html.unescape(text).count(name) >= 1
+
+
+def test_an_evaluation_of_other_candidates_is_refused(run, tmp_path):
+    """Its record says that it is of these, but its content isn't."""
+    folder = shutil.copytree(run["folder"], tmp_path / "run")
+    paths = {key: folder / path.relative_to(run["folder"]) for key, path in run.items()}
+    path = paths["evaluation"] / "evaluation.json"
+    results = json.loads(path.read_text())
+    results["candidates"].pop()
+    path.write_text(json.dumps(results))
+    with pytest.raises(UserError, match="evaluation.json: its candidates are not those of .*zarr"):
+        report_of(paths, tmp_path / "report.html")

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 SOFTENING_PASSES = 2
+STRESS_QUANTILE = 0.995  # of the solid pixels: where the colour scale ends
 LENGTH_UNIT = 1 / 2048  # of the packed coordinates, in cell sides
 STRESS_LEVELS = 127  # packed stress runs from -127 to 127 at the limits of the colour scale
 
@@ -159,6 +160,14 @@ def _soften(values: np.ndarray, outline: np.ndarray) -> np.ndarray:
         total = (values.reshape(rows, count) @ links).reshape(values.shape)
         values = np.where(inner, values / 2 + total / 4, values)
     return values
+
+
+def stress_limit(s22: np.ndarray) -> float:
+    """Return the end of a symmetric colour scale, in MPa, rounded up to 5."""
+    stress = np.abs(np.asarray(s22, np.float32))
+    solid = stress[stress > 0]
+    high = np.quantile(solid, STRESS_QUANTILE) if len(solid) else 1.0
+    return float(5.0 * np.ceil(high / 5))
 
 
 def pack(moving: Body, stress_limit: float) -> dict[str, int | str]:

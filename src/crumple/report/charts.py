@@ -1,16 +1,17 @@
-"""Line charts as inline SVG: styled by the page's style sheet, read by its script."""
+"""Line charts: where everything goes; the template ``chart.html`` draws it as inline SVG."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 10, 38  # margins around the plot area, in SVG units
+INTERVALS = 6  # between the ticks of an axis, at most
+Values = Sequence[float] | np.ndarray
 
 
 class Line(NamedTuple):
@@ -18,8 +19,9 @@ class Line(NamedTuple):
 
     label: str
     kind: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Values
+    y: Values
+    spread: Values | None = None  # half the height of a band around it
 
 
 class Axis(NamedTuple):
@@ -30,7 +32,7 @@ class Axis(NamedTuple):
     high: float
     log: bool = False
 
-    def place(self, value: np.ndarray) -> np.ndarray:
+    def place(self, value: Values | float) -> np.ndarray:
         """Return where values lie between the ends of the axis, 0 to 1."""
         value = np.asarray(value, float)
         if self.log:
@@ -38,25 +40,50 @@ class Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
 
-def ticks(axis: Axis, count: int = 5) -> list[float]:
-    """Return about ``count`` round values along an axis.
+class Shape(NamedTuple):
+    """A polyline or a polygon."""
 
-    A logarithmic axis has its decades with 2 and 5 where they fit, or equal steps where it is
+    label: str
+    kind: str
+    points: str  # as SVG has them
+
+
+class Chart(NamedTuple):
+    """What the template draws; positions in SVG units."""
+
+    title: str
+    size: tuple[int, int]
+    plot: tuple[int, int, int, int]  # left, top, width, height
+    x: Axis
+    y: Axis
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    background: list[Shape]
+    bands: list[Shape]
+    lines: list[Shape]
+    cursor: bool
+    data: dict[str, Any]  # for the script: values under the pointer
+
+
+def ticks(axis: Axis) -> list[float]:
+    """Return round values along an axis.
+
+    A logarithmic axis has its decades, with 2 and 5 where they fit, or equal steps where it is
     short.
     """
+    low, high = axis.low * (1 - 1e-9), axis.high * (1 + 1e-9)
+
+    def inside(values: Values) -> list[float]:
+        return [float(value) for value in values if low <= value <= high]
+
     if axis.log:
-        exponents = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
-        values = [m * 10.0**e for e in exponents for m in (1, 2, 5)]
-        inside = [v for v in values if axis.low <= v * (1 + 1e-9) and v <= axis.high * (1 + 1e-9)]
-        if len(inside) > 2 * count:
-            return [v for v in inside if f"{v:e}"[0] == "1"]
-        if len(inside) > 2:
-            return inside
-    rough = (axis.high - axis.low) / count
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = magnitude * min((1, 2, 2.5, 5, 10), key=lambda m: abs(m * magnitude - rough))
-    first, last = math.ceil(axis.low / step - 1e-9), math.floor(axis.high / step + 1e-9)
-    return [k * step for k in range(first, last + 1)]
+        for multiples in ((1.0, 2.0, 5.0), (1.0,)):
+            decades = LogLocator(subs=multiples, numticks=10)
+            values = inside(decades.tick_values(axis.low, axis.high))
+            if 2 < len(values) <= 10:
+                return values
+    steps = MaxNLocator(INTERVALS, steps=[1, 2, 2.5, 5, 10])
+    return inside(steps.tick_values(axis.low, axis.high))
 
 
 def upper(values: Sequence[float]) -> float:
@@ -73,8 +100,8 @@ def chart(
     size: tuple[int, int] = (460, 320),
     cursor: bool = False,
     title: str = "",
-) -> str:
-    """Draw curves in one pair of axes.
+) -> Chart:
+    """Lay out curves in one pair of axes.
 
     Parameters
     ----------
@@ -90,66 +117,53 @@ def chart(
         Add a vertical line that the script moves with an animation.
     title
         What the chart shows, for screen readers.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
     """
-    width, height = size
-    plot_width, plot_height = width - LEFT - RIGHT, height - TOP - BOTTOM
+    width, height = size[0] - LEFT - RIGHT, size[1] - TOP - BOTTOM
 
-    def points(line: Line) -> str:
-        px = LEFT + x.place(line.x) * plot_width
-        py = TOP + (1 - y.place(line.y)) * plot_height
-        keep = np.isfinite(px) & np.isfinite(py)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(px[keep], py[keep], strict=True))
+    def across(value: Values | float) -> np.ndarray:
+        return LEFT + x.place(value) * width
 
-    def polyline(line: Line) -> str:
-        name = f' data-name="{escape(line.label)}"' if line.label else ""
-        return f'<polyline class="line {line.kind}"{name} points="{points(line)}"/>'
+    def down(value: Values | float) -> np.ndarray:
+        return TOP + (1 - y.place(value)) * height
 
-    marks = []
-    for value in ticks(y):
-        py = TOP + (1 - float(y.place(value))) * plot_height
-        marks.append(
-            f'<line class="grid" x1="{LEFT}" x2="{width - RIGHT}" y1="{py:.1f}" y2="{py:.1f}"/>'
-        )
-        marks.append(f'<text class="tick y" x="{LEFT - 7}" y="{py + 3.5:.1f}">{value:g}</text>')
-    for value in ticks(x):
-        px = LEFT + float(x.place(value)) * plot_width
-        marks.append(
-            f'<text class="tick x" x="{px:.1f}" y="{height - BOTTOM + 16}">{value:.6g}</text>'
-        )
-    base = height - BOTTOM
-    shared = {
-        "plot": [LEFT, TOP, plot_width, plot_height],
-        "x": [x.low, x.high],
-        "lines": [
-            {"label": line.label, "kind": line.kind, "x": _short(line.x), "y": _short(line.y)}
-            for line in lines
-        ],
-    }
-    return "".join(
-        [
-            f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" ',
-            f'aria-label="{escape(title)}" data-chart="{escape(json.dumps(shared))}">',
-            *marks,
-            f'<line class="axis" x1="{LEFT}" x2="{width - RIGHT}" y1="{base}" y2="{base}"/>',
-            f'<text class="label" x="{LEFT + plot_width / 2:.0f}" y="{height - 5}">'
-            f"{escape(x.label)}</text>",
-            f'<text class="label" transform="translate(11 {TOP + plot_height / 2:.0f}) '
-            f'rotate(-90)">{escape(y.label)}</text>',
-            f'<svg x="{LEFT}" y="{TOP}" width="{plot_width}" height="{plot_height}" '
-            f'viewBox="{LEFT} {TOP} {plot_width} {plot_height}">',  # cuts what leaves the axes
-            f'<g class="background">{"".join(map(polyline, background))}</g>',
-            *map(polyline, lines),
-            "</svg>",
-            f'<line class="cursor" x1="{LEFT}" x2="{LEFT}" y1="{TOP}" y2="{base}"/>' * cursor,
-            "</svg>",
-        ]
+    def shape(line: Line) -> Shape:
+        return Shape(line.label, line.kind, _points(across(line.x), down(line.y)))
+
+    def band(line: Line) -> Shape:
+        middle, half = np.asarray(line.y, float), np.asarray(line.spread, float)
+        known = np.isfinite(middle) & np.isfinite(half)
+        places = across(np.asarray(line.x, float)[known])
+        low, high = (down((middle + sign * half)[known]) for sign in (-1, 1))
+        points = _points(np.r_[places, places[::-1]], np.r_[high, low[::-1]])
+        return Shape(line.label, line.kind, points)
+
+    return Chart(
+        title=title,
+        size=size,
+        plot=(LEFT, TOP, width, height),
+        x=x,
+        y=y,
+        x_ticks=[(float(across(value)), f"{value:.6g}") for value in ticks(x)],
+        y_ticks=[(float(down(value)), f"{value:g}") for value in ticks(y)],
+        background=[shape(line) for line in background],
+        bands=[band(line) for line in lines if line.spread is not None],
+        lines=[shape(line) for line in lines],
+        cursor=cursor,
+        data={
+            "plot": [LEFT, TOP, width, height],
+            "x": [x.low, x.high],
+            "lines": [
+                {"label": line.label, "x": _short(line.x), "y": _short(line.y)} for line in lines
+            ],
+        },
     )
 
 
-def _short(values: Sequence[float]) -> list[float | None]:
+def _points(x: np.ndarray, y: np.ndarray) -> str:
+    """Return points as SVG has them, without those that aren't known."""
+    known = np.isfinite(x) & np.isfinite(y)
+    return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[known], y[known], strict=True))
+
+
+def _short(values: Values) -> list[float | None]:
     return [float(f"{v:.5g}") if math.isfinite(v) else None for v in values]

@@ -157,6 +157,23 @@ def _evaluate(args: argparse.Namespace) -> None:
     evaluate(args.generated, args.dataset, args.designs, args.shards, args.out)
 
 
+def _add_check_goal(commands) -> None:
+    help = "print what target curves and goals were understood as, and draw them"
+    parser = commands.add_parser("check-goal", help=help, description=help)
+    parser.add_argument("goals", type=Path, nargs="+", metavar="FILE", help="YAML or CSV")
+    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="picture to draw")
+    parser.add_argument(
+        "--dataset", type=Path, metavar="JSON", help="dataset.json of designs to compare with"
+    )
+    parser.set_defaults(handler=_check_goal)
+
+
+def _check_goal(args: argparse.Namespace) -> None:
+    from crumple.goal_check import check_goals
+
+    check_goals(args.goals, args.picture, args.dataset)
+
+
 def _add_sample(commands) -> None:
     parser = _stage(commands, "sample", "draw one shard of random designs", _sample)
     parser.add_argument("--shard", type=int, required=True, help="number of the shard, from 0")
@@ -354,6 +371,7 @@ COMMANDS = (
     _add_inspect,
     _add_check,
     _add_targets,
+    _add_check_goal,
     _add_extract,
     _add_evaluate,
     _add_report,

@@ -11,6 +11,7 @@ from scipy.interpolate import CubicSpline
 
 LEVEL = 0.5001  # just above 1/2, so that the contour separates pixels that touch at a corner
 PAD = 12  # pixels of the neighbouring cells that the outline is traced through
+OFFSET_ARCS = 8  # straight pieces per quarter circle where an offset rounds a corner
 SMALLEST_AREA = 3.0  # square pixels; smaller holes and islands are dropped
 SAMPLES = 4  # points of a spline per given point
 TOUCH = 1e-9  # distance at which an outline point lies on the cell boundary
@@ -31,8 +32,29 @@ class Ring(NamedTuple):
         return self.points[np.arange(self.breaks[k], self.breaks[k + 1] + 1) % len(self.points)]
 
 
-def from_image(image: np.ndarray) -> shapely.MultiPolygon:
+def from_image(image: np.ndarray, offset: float = 0.0) -> shapely.MultiPolygon:
     """Smooth solid region of a binary unit cell.
+
+    Parameters
+    ----------
+    image
+        (n, n), 1 solid, row 0 = top.
+    offset
+        Distance in cell sides by which the solid grows outward everywhere; negative: it shrinks.
+
+    Returns
+    -------
+    shapely.MultiPolygon
+        The solid inside the unit square, y up; straight on the cell boundary.
+    """
+    solid = with_surroundings(image)
+    if offset:
+        solid = solid.buffer(offset, quad_segs=OFFSET_ARCS)
+    return in_cell(solid)
+
+
+def with_surroundings(image: np.ndarray) -> shapely.Geometry:
+    """Smooth solid region of a binary unit cell and of a strip of its neighbours.
 
     The contour runs through the mid-points of the pixel edges of the image, continued
     periodically in x and mirrored in y (for a mirror-symmetric cell both are the same). Two
@@ -48,8 +70,8 @@ def from_image(image: np.ndarray) -> shapely.MultiPolygon:
 
     Returns
     -------
-    shapely.MultiPolygon
-        The solid inside the unit square, y up; straight on the cell boundary.
+    shapely.Geometry
+        The solid inside the unit square and ``PAD`` pixels around it, y up.
     """
     size = len(image)
     padded = np.pad(np.asarray(image, float), ((0, 0), (PAD, PAD)), mode="wrap")
@@ -64,7 +86,13 @@ def from_image(image: np.ndarray) -> shapely.MultiPolygon:
         if abs(area) >= SMALLEST_AREA / size**2:
             ring = shapely.Polygon(_spline(_soften(line[:-1]), closed=True))
             (solids if area > 0 else holes).append(ring if ring.is_valid else ring.buffer(0))
-    return _in_cell(shapely.union_all(solids).difference(shapely.union_all(holes)))
+    return shapely.union_all(solids).difference(shapely.union_all(holes))
+
+
+def in_cell(solid: shapely.Geometry) -> shapely.MultiPolygon:
+    """The part of a region in the unit square, without parts of no area."""
+    inside = shapely.get_parts(solid.intersection(shapely.box(0, 0, 1, 1)))
+    return shapely.MultiPolygon([part for part in inside if isinstance(part, shapely.Polygon)])
 
 
 def from_mesh(nodes: np.ndarray, cells: np.ndarray) -> shapely.MultiPolygon:
@@ -96,7 +124,7 @@ def from_mesh(nodes: np.ndarray, cells: np.ndarray) -> shapely.MultiPolygon:
             for ring in (part.exterior, *part.interiors)
         ]
         solid = solid.union(rings[0].difference(shapely.union_all(rings[1:])))
-    return _in_cell(solid)
+    return in_cell(solid)
 
 
 def split(points: np.ndarray) -> Ring:
@@ -146,12 +174,6 @@ def _soften(ring: np.ndarray) -> np.ndarray:
     for _ in range(2):
         ring = 0.25 * np.roll(ring, 1, 0) + 0.5 * ring + 0.25 * np.roll(ring, -1, 0)
     return ring
-
-
-def _in_cell(solid: shapely.Geometry) -> shapely.MultiPolygon:
-    """The part of a region in the unit square, without parts of no area."""
-    inside = shapely.get_parts(solid.intersection(shapely.box(0, 0, 1, 1)))
-    return shapely.MultiPolygon([part for part in inside if isinstance(part, shapely.Polygon)])
 
 
 def _signed_area(ring: np.ndarray) -> float:

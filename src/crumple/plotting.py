@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -144,6 +144,67 @@ def simulation_figure(out: Path, simulation: Mapping[str, NDArray]) -> None:
         bar.outline.set_visible(False)
         figure.savefig(temporary, dpi=150, metadata={"Software": "crumple"})
         plt.close(figure)
+
+
+class Panel(NamedTuple):
+    """What is drawn of one goal."""
+
+    title: str
+    words: Sequence[str]
+    bounds: Sequence[tuple[NDArray, NDArray, NDArray, bool]]  # strain, low, high; whether as points
+    shapes: Sequence[tuple[float, float, str]]  # first and last strain, name
+    nearest: NDArray | None  # a curve beside it, MPa
+
+
+def goal_figure(out: Path, strain: NDArray, panels: Sequence[Panel]) -> None:
+    """Draw goals below each other: levels, bounds and shapes, and what they say in words.
+
+    Parameters
+    ----------
+    out
+        PNG file.
+    strain
+        (steps,) of the nearest curves.
+    panels
+        One per goal.
+    """
+    with plt.rc_context(STYLE | {"font.size": 9}), atomic_path(out) as temporary:
+        figure, rows = plt.subplots(
+            len(panels), 2, figsize=(10, 3.2 * len(panels)), squeeze=False, layout="constrained"
+        )
+        for (plot, text), panel in zip(rows, panels, strict=True):
+            _draw_goal(plot, strain, panel)
+            plot.set_title(panel.title, loc="left", weight="bold")
+            text.axis("off")
+            text.text(0, 1, "\n".join(panel.words), va="top", wrap=True)
+        figure.savefig(temporary, dpi=150, metadata={"Software": "crumple"})
+        plt.close(figure)
+
+
+def _draw_goal(ax: Axes, strain: NDArray, panel: Panel) -> None:
+    levels = [b[np.isfinite(b)] for _, *both, _ in panel.bounds for b in both]
+    shown = np.concatenate([*levels, [] if panel.nearest is None else panel.nearest])
+    top = 1.15 * shown.max() if len(shown) else 1.0
+    if panel.nearest is not None:
+        ax.plot(100 * strain, panel.nearest, color=GREY, lw=1, ls="--", label="nearest design")
+        ax.legend(frameon=False)
+    for at, low, high, as_points in panel.bounds:
+        if as_points:
+            ax.plot(100 * at, low, "o", color=ACCENT, ms=4, clip_on=False)
+        elif np.array_equal(low, high):
+            ax.plot(100 * at, low, color=ACCENT, lw=2)
+        else:
+            inside = np.maximum(low, min(0, *shown)), np.minimum(high, top)
+            ax.fill_between(100 * at, *inside, color=ACCENT, alpha=0.2, lw=0)
+            for bound in (low, high):
+                ax.plot(100 * at, np.where(np.isfinite(bound), bound, np.nan), color=ACCENT, lw=1)
+    for start, end, name in panel.shapes:
+        ax.axvspan(100 * start, 100 * end, color=LEVEL_MAP(0.3), alpha=0.15, lw=0)
+        ax.text(50 * (start + end), 0.97 * top, name, ha="center", va="top", color=LEVEL_MAP(0.6))
+    ax.set(xlim=(0, 100 * strain[-1]), ylim=(min(0, *shown) if len(shown) else 0, top))
+    ax.set(xlabel="nominal strain (%)", ylabel="effective stress (MPa)")
+    if not len(shown):
+        ax.set_yticks([])
 
 
 def choose_spread(values: NDArray, count: int) -> NDArray:

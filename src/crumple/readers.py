@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 
 LARGEST_TEXT = 2**28  # bytes of a JSON file
+LARGEST_YAML = 2**20  # bytes of a YAML file, which takes a second or two to parse
 LARGEST_NPZ = 2**31  # bytes of all arrays of an npz file, uncompressed
 LARGEST_STORE = 2**36  # bytes of all arrays of a zarr store, uncompressed
 PIECE = 2**20  # bytes that are decompressed at once: a zip file may promise less than it holds
@@ -128,6 +129,33 @@ def read_json_lines(path: str | Path, model: type[Model], advice: str) -> list[M
             except ValueError as error:
                 raise ValueError(f"in line {number}, {error}") from error
     return found
+
+
+def read_yaml(
+    path: str | Path, model: type[Model], advice: str, context: Mapping[str, Any] | None = None
+) -> Model:
+    """Read a YAML file into a model.
+
+    Parameters
+    ----------
+    path
+        UTF-8 text.
+    model
+        What it must hold.
+    advice
+        What the user does about a file that cannot be read.
+    context
+        What the validators of the model are told.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, isn't YAML (see :func:`parse_yaml`), or doesn't fit the model.
+    """
+    path = Path(path)
+    with refusing(path, advice):
+        values = parse_yaml(_regular(path, LARGEST_YAML).read_text(encoding="utf-8-sig"))
+        return model.model_validate(values, context=dict(context or {}))
 
 
 def parse_json(text: str) -> Any:

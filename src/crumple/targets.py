@@ -52,7 +52,7 @@ def read_targets(paths: Sequence[Path], strain: np.ndarray) -> Targets:
     names: list[str] = []
     stress, known = [], []
     for path in paths:
-        for name, given_strain, given_stress in _read(Path(path)):
+        for name, given_strain, given_stress in read_curves(Path(path)):
             values, visible = resample(given_strain, given_stress, strain)
             if visible.sum() < 2:
                 raise UserError(
@@ -97,17 +97,26 @@ def resample(
     return np.where(known, stress, 0), known
 
 
-def _read(path: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Return name, strains and stresses of each target of one file."""
+def read_curves(path: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Return name, strains and stresses (MPa, NaN where unknown) of each target of one CSV file.
+
+    Raises
+    ------
+    UserError
+        See :func:`read_targets`.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the target file {path}: {error}") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
         raise UserError(f"{path} holds no target curve")
     delimiter = ";" if ";" in lines[0] else ","
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise UserError(f"cannot read the target file {path}: {error}") from error
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise UserError(
@@ -123,11 +132,11 @@ def _read(path: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
 def _pairs(path: Path, rows: list[list[str]]) -> tuple[str, np.ndarray, np.ndarray]:
     if len(rows[0]) != 2 or not rows[0][1].lower().startswith("stress"):
         raise UserError(f"{path}: a header that starts with strain needs stress beside it")
-    factors = [_unit(path, cell) for cell in rows[0]]
+    factors = [unit_factor(path, cell) for cell in rows[0]]
     values = np.array([_numbers(path, i, row) for i, row in enumerate(rows[1:], start=2)])
     if len(values) < 2:
         raise UserError(f"{path} holds {len(values)} points; a curve needs at least 2")
-    return path.stem, *_checked(
+    return path.stem, *checked_curve(
         path, path.stem, values[:, 0] * factors[0], values[:, 1] * factors[1]
     )
 
@@ -147,7 +156,7 @@ def _bare(path: Path, rows: list[list[str]]) -> list[tuple[str, np.ndarray, np.n
     targets = []
     for number, row in enumerate(rows, start=1):
         name = path.stem if len(rows) == 1 else f"{path.stem}_{number}"
-        targets.append((name, *_checked(path, name, strain, _numbers(path, number, row))))
+        targets.append((name, *checked_curve(path, name, strain, _numbers(path, number, row))))
     return targets
 
 
@@ -162,14 +171,20 @@ def _table(path: Path, rows: list[list[str]]) -> list[tuple[str, np.ndarray, np.
     targets = []
     for number, row in enumerate(rows[1:], start=2):
         stress = _numbers(path, number, row[1:], first_column=2)
-        targets.append((row[0], *_checked(path, row[0], strain, stress)))
+        targets.append((row[0], *checked_curve(path, row[0], strain, stress)))
     return targets
 
 
-def _checked(
+def checked_curve(
     path: Path, name: str, strain: np.ndarray, stress: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the curve if its values can be what they are taken for."""
+    """Return a curve (points,) if its values can be what they are taken for.
+
+    Raises
+    ------
+    UserError
+        When strains don't rise or aren't fractions, or stresses aren't MPa.
+    """
     where = f"{path}: target {name}"
     if not np.isfinite(strain).all() or np.any(np.diff(strain) <= 0) or strain[0] < 0:
         raise UserError(
@@ -191,8 +206,14 @@ def _checked(
     return strain, stress
 
 
-def _unit(path: Path, heading: str) -> float:
-    """Return the factor of the unit that a heading like ``stress [kPa]`` names."""
+def unit_factor(path: Path, heading: str) -> float:
+    """Return the factor of the unit that a heading like ``stress [kPa]`` names.
+
+    Raises
+    ------
+    UserError
+        When it names no unit of strain or stress.
+    """
     unit = re.sub(r"^(strain|stress)", "", heading.lower()).strip(" _[]()/")
     allowed = ("%", "", "-", "1") if heading.lower().startswith("strain") else tuple(FACTORS)
     if unit not in allowed or (heading.lower().startswith("stress") and unit in ("%", "-", "1")):

@@ -9,7 +9,6 @@ of the paper's Fig. 3).
 
 import argparse
 import io
-import json
 from pathlib import Path
 
 import matplotlib
@@ -28,6 +27,7 @@ from crumple.report.bodies import Body, body, stress_limit
 from crumple.report.page import STOPS
 from crumple.report.reading import spread_samples
 from crumple.report.words import percent, title
+from crumple.results import CandidateRow, TargetRow, read_results
 from crumple.topology import MASK_LEVEL
 
 INK, SOFT, WASH = "#1c2127", "#5b646e", "#c9c6bd"
@@ -138,10 +138,10 @@ STRESS_LINES = LinearSegmentedColormap.from_list(
 
 def draw_targets(results: Path, count: int) -> plt.Figure:
     """Draw the best simulated candidate of each target: curves and deformed cells."""
-    evaluation = json.loads((results / "evaluation" / "evaluation.json").read_text())
-    strain = np.array(evaluation["frame_strain"])
+    evaluation = read_results(results / "evaluation")
+    strain = np.array(evaluation.frame_strain)
     frames = [int(np.abs(strain - s).argmin()) for s in SHOWN_STRAINS]
-    rows = [row for row in evaluation["targets"] if row["fe_best"] is not None][:count]
+    rows = [row for row in evaluation.targets if row.fe_best is not None][:count]
     store = open_candidates(results / "generated.zarr")
     designs = sorted((results / "verified" / "designs").glob("*.npz"))
     shards = [results / "verified" / "shards" / f"{path.stem}.zarr" for path in designs]
@@ -151,23 +151,23 @@ def draw_targets(results: Path, count: int) -> plt.Figure:
     for number, row in enumerate(rows):
         candidate = next(
             c
-            for c in evaluation["candidates"]
-            if c["target"] == row["target"] and c.get("nrmse_fe_target") == row["fe_best"]
+            for c in evaluation.candidates
+            if c.target == row.target and c.nrmse_fe_target == row.fe_best
         )
         axes = figure.add_subplot(grid[number, 0])
         draw_curves(axes, strain, row, candidate)
         if row is rows[-1]:
             axes.set_xlabel("applied strain, %")
-        simulated = verified[candidate["candidate"]]
+        simulated = verified[candidate.candidate]
         solid = simulated.shard["solid"][simulated.row]
         fe = simulated.shard["frames"][simulated.row, :, :3]
-        predicted = store["frames"][candidate["candidate"], :, :3]
-        mask = store["mask"][candidate["candidate"]] > MASK_LEVEL
+        predicted = store["frames"][candidate.candidate, :, :3]
+        mask = store["mask"][candidate.candidate] > MASK_LEVEL
         limit = stress_limit(fe[:, 2])
-        cells = grid[number, 1].subgridspec(2, len(frames), wspace=0.05, hspace=0.08)
-        for line, (name, moving) in enumerate(
-            {"predicted": body(mask, predicted), "simulated": body(solid, fe)}.items()
-        ):
+        bodies = {"predicted": body(mask, predicted)} if np.isfinite(predicted).all() else {}
+        bodies["simulated"] = body(solid, fe)
+        cells = grid[number, 1].subgridspec(len(bodies), len(frames), wspace=0.05, hspace=0.08)
+        for line, (name, moving) in enumerate(bodies.items()):
             for column, frame in enumerate(frames):
                 axes = figure.add_subplot(cells[line, column])
                 drawing = draw_body(axes, moving, frame, strain[frame], limit)
@@ -175,29 +175,38 @@ def draw_targets(results: Path, count: int) -> plt.Figure:
                     axes.text(-0.29, 0.5, name, rotation=90, va="center", ha="right", color=SOFT)
                 if line == 0:
                     axes.set_title(f"{100 * strain[frame]:.0f} %", fontsize=9, color=SOFT)
-        add_scale(figure, drawing, figure.axes[-2 * len(frames) :])
+        add_scale(figure, drawing, figure.axes[-len(bodies) * len(frames) :])
     return figure
 
 
-def draw_curves(axes: Axes, strain: np.ndarray, row: dict, candidate: dict) -> None:
+def draw_curves(axes: Axes, strain: np.ndarray, row: TargetRow, candidate: CandidateRow) -> None:
     """Draw target, prediction, simulation and best match."""
     curves = [
-        ("best match", row["best_match_stress"], row["best_match"], MATCH, ":"),
-        ("target", row["target_stress"], None, INK, "-"),
+        ("best match", row.best_match_stress, row.best_match, MATCH, ":"),
+        ("target", row.target_stress, None, INK, "-"),
         (
             "predicted",
-            candidate["predicted_stress"],
-            candidate["nrmse_predicted_target"],
+            candidate.predicted_stress,
+            candidate.nrmse_predicted_target,
             PREDICTED,
             "--",
         ),
-        ("simulated", candidate["fe_stress"], candidate["nrmse_fe_target"], FE, "-"),
+        ("simulated", candidate.fe_stress, candidate.nrmse_fe_target, FE, "-"),
     ]
-    for name, stress, error, colour, style in curves:
+    if candidate.predicted_spread is not None:
+        middle, half = (
+            np.array(values, float)
+            for values in (candidate.predicted_stress, candidate.predicted_spread)
+        )
+        axes.fill_between(
+            100 * strain, middle - half, middle + half, color=PREDICTED, alpha=0.15, lw=0
+        )
+    for name, values, error, colour, style in curves:
+        stress = np.array(values, float)
         label = name if error is None else f"{name} ({percent(error)})"
         axes.plot(100 * strain, stress, style, color=colour, lw=2, label=label)
     axes.set(xlim=(0, 20), ylim=(0, None), ylabel="effective stress, MPa")
-    axes.set_title(title(row["target"]), fontsize=10, loc="left", color=INK)
+    axes.set_title(title(row.target), fontsize=10, loc="left", color=INK)
     axes.legend(framealpha=0.75, edgecolor="none", fontsize=8, labelcolor=SOFT)
 
 

@@ -122,10 +122,13 @@ def write_generated(
     seed=1,
     manifest=None,
     predictions=True,
+    fields_too=True,
 ) -> None:
     """Candidates whose predicted curves miss their targets by 5, 10, 15 ... per cent.
 
     Without ``predictions`` they have no curve and no fields, and one target is known in part.
+    Without ``fields_too`` they are of a model of curves: no fields, and curves with a spread of
+    2 MPa, which the first candidate lacks and is unknown at the last strain of the second.
     """
     settings = Config().designs
     quarters, frames, predicted, number = [], [], [], []
@@ -155,6 +158,11 @@ def write_generated(
         for name in ("frames", "predicted_stress", "predicted_nrmse"):
             columns[name][:] = np.nan
         columns["target_stress"][:candidates, 4] = np.nan
+    if not fields_too:
+        columns["frames"][:], columns["quarter_fields"][:] = np.nan, 0
+        spread = np.full(columns["predicted_stress"].shape, 2, np.float32)
+        spread[0], spread[1, -1] = np.nan, np.nan
+        columns["predicted_spread"] = spread
     attributes = {
         "made_by": provenance.made_by("generate", Config(), model_record(manifest)),
         "frame_strain": FRAME_STRAIN.tolist(),
@@ -190,7 +198,7 @@ def write_model(folder: Path, steps: int = 400) -> None:
     (folder / "config.json").write_text(json.dumps(described))
 
 
-def write_chain(folder: Path, candidates: int = 3, predictions=True) -> dict[str, Path]:
+def write_chain(folder: Path, candidates: int = 3, **predicted: bool) -> dict[str, Path]:
     """A whole run; returns the paths of its parts."""
     config = Config.model_validate({"designs": {"count": 24, "shard_size": 12}})
     (folder / "data").mkdir(parents=True)
@@ -208,9 +216,7 @@ def write_chain(folder: Path, candidates: int = 3, predictions=True) -> dict[str
         "shard": folder / "verified/shards/0000.zarr",
         "model": folder / "model",
     }
-    write_generated(
-        paths["generated"], targets, candidates, manifest=manifest, predictions=predictions
-    )
+    write_generated(paths["generated"], targets, candidates, manifest=manifest, **predicted)
     candidates_store.extract(paths["generated"], config, 0, paths["designs"])
     factors = [1.2, 1.1, 0.7, 1.0, 0.9, 1.05]
     status = ["ok", "ok", "not meshable: gmsh gave up", "ok", "ok", "ok"]

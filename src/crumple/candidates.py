@@ -65,6 +65,7 @@ STORE = Schema(
         "predicted_stress": Array("f", ("candidates", STEPS)),
         "predicted_nrmse": Array("f", ("candidates",)),
     },
+    optional={"predicted_spread": Array("f", ("candidates", STEPS))},
 )
 DIMENSIONS = {  # by the size of what follows the first one, the candidates
     (QUARTER, QUARTER): ("row", "column"),
@@ -88,7 +89,10 @@ def write_candidates(
     folder
         Of the store; may exist.
     columns
-        The arrays of ``STORE`` by name, a row per candidate, but for ``rank``.
+        The arrays of ``STORE`` by name, a row per candidate, but for ``rank``. What isn't
+        predicted is NaN: ``frames`` of a model of curves, ``predicted_stress`` of a model of
+        designs. ``predicted_spread`` may be left out: MPa, the standard deviation of
+        ``predicted_stress`` over an ensemble of predictions.
     attributes
         Those of :class:`Attributes` but for ``checksum``, and anything else that JSON can hold.
     """

@@ -215,6 +215,9 @@ def _generated_columns(store: zarr.Group, names: Sequence[str]) -> list[dict[str
     target, rank, seed = (store[name][:] for name in ("target", "rank", "seed"))
     predicted = store["predicted_stress"][:].astype(float)
     error = nrmse(predicted, store["target_stress"][:])
+    spread = np.full_like(predicted, np.nan)
+    if "predicted_spread" in store:
+        spread = store["predicted_spread"][:]
     by_fields = store["quarter_fields"][:]
     agreement = np.mean(store["quarter"][:] == by_fields, axis=(1, 2))
     agreement[~by_fields.any(axis=(1, 2))] = np.nan
@@ -228,6 +231,7 @@ def _generated_columns(store: zarr.Group, names: Sequence[str]) -> list[dict[str
             "readouts_agree": agreement[number],
             "nrmse_predicted_target": error[number],
             "predicted_stress": predicted[number],
+            "predicted_spread": spread[number] if np.isfinite(spread[number]).any() else None,
         }
         for number, status in enumerate(store["status"][:])
     ]
@@ -243,12 +247,13 @@ def _verified_columns(
     stress = verified.shard["frame_stress"][verified.row].astype(float)
     s22 = verified.shard["frames"][verified.row, :, S22].astype(np.float32)
     errors = field_error(predicted_s22.astype(np.float32), s22)
+    predicted_fields = np.isfinite(errors).any()  # of some strain steps at least
     error = float(nrmse(stress, target))
     return columns | {
         "nrmse_fe_target": error,
         "counted_error": error,
         "nrmse_predicted_fe": float(nrmse(predicted, stress)),
-        "field_error_mean": np.nanmean(errors) if np.isfinite(errors).any() else None,
-        "field_errors": errors,
+        "field_error_mean": np.nanmean(errors) if predicted_fields else None,
+        "field_errors": errors if predicted_fields else None,
         "fe_stress": stress,
     }

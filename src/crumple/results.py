@@ -77,7 +77,8 @@ class CandidateRow(Row):
     field_errors, field_error_mean
         Error of s22 at every strain step, and its mean over the steps that were predicted.
     predicted_stress, predicted_spread, fe_stress
-        Predicted curve with its standard deviation where that is known, and simulated curve.
+        Predicted curve, its standard deviation over an ensemble where that is known, and simulated
+        curve.
     """
 
     candidate: int

@@ -63,6 +63,19 @@ def test_what_is_not_a_store_of_candidates(chain, tmp_path):
         candidates.open_candidates(damaged)
 
 
+def test_a_spread_of_the_prediction_may_be_there(chain, tmp_path):
+    assert "predicted_spread" not in candidates.open_candidates(chain["generated"])
+    targets = {"a": synthetic.curve(0.5, 0.2, FRAME_STRAIN)}
+    synthetic.write_generated(tmp_path / "generated.zarr", targets, 3, fields_too=False)
+    store = candidates.open_candidates(tmp_path / "generated.zarr")
+    assert store["predicted_spread"].shape == (3, 11)
+    assert store["predicted_spread"].metadata.dimension_names == ("candidate", "strain")
+    wrong = zarr.open_group(tmp_path / "generated.zarr", mode="a")
+    wrong.create_array("predicted_spread", data=np.zeros((3, 51)), overwrite=True)
+    with pytest.raises(UserError, match="predicted_spread is 3 x 51, not 3 x 11"):
+        candidates.open_candidates(tmp_path / "generated.zarr")
+
+
 def test_join_finds_the_simulation_of_each_candidate(chain):
     store = candidates.open_candidates(chain["generated"])
     joined = list(candidates.join(store, [chain["designs"]], [chain["shard"]]))

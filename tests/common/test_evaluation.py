@@ -141,6 +141,27 @@ def test_a_report_of_another_evaluation_is_refused(chain, tmp_path):
         )
 
 
+def test_a_model_of_curves_alone_is_evaluated(chain, tmp_path):
+    """No fields: the curves are compared all the same, their spread is shown as a band."""
+    paths = synthetic.write_chain(tmp_path / "curves", fields_too=False)
+    synthetic.write_run_report(paths, tmp_path / "e", tmp_path / "r.html")
+    found = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    before = json.loads((chain["out"] / "evaluation.json").read_text())
+    for new, old in zip(found["targets"], before["targets"], strict=True):
+        same = ("counted_mean", "fe_best", "predicted_first", "predicted_fe_mean")
+        assert [new[n] for n in same] == pytest.approx([old[n] for n in same], abs=1e-6)
+        assert new["field_error_mean"] is None and new["readouts_agree"] is None
+    assert found["summary"]["all"]["field_error_mean"]["targets"] == 0
+    spread = [c["predicted_spread"] for c in found["candidates"]]
+    assert spread[0] is None and spread[1] == [2.0] * 10 + [None] and spread[2] == [2.0] * 11
+    assert all(c["predicted_spread"] is None for c in before["candidates"])
+    html = (tmp_path / "r.html").read_text()
+    assert html.count("<canvas") == 5  # of the simulations
+    assert html.count('<polygon class="band predicted"') == 5 == html.count("± standard deviation")
+    text = re.sub(r"base64,[^\"]*|<script.*", "", html, flags=re.DOTALL)
+    assert not re.findall(r"\b(nan|NaN|None|null)\b", text)
+
+
 def test_a_model_without_predictions_is_still_evaluated(chain, tmp_path):
     """As the design-only model: no curve, no fields; the simulations count all the same."""
     blind = synthetic.write_chain(tmp_path / "blind", predictions=False)

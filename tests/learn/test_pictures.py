@@ -11,8 +11,9 @@ import synthetic
 SCRIPT = Path(__file__).parents[2] / "docs" / "figures.py"
 
 
-def test_pictures_of_a_run(tmp_path, monkeypatch):
-    paths = synthetic.write_chain(tmp_path)
+@pytest.mark.parametrize("fields_too", [True, False])
+def test_pictures_of_a_run(tmp_path, monkeypatch, fields_too):
+    paths = synthetic.write_chain(tmp_path, fields_too=fields_too)
     synthetic.write_run_report(paths, tmp_path / "evaluation", tmp_path / "report.html")
     out = tmp_path / "pictures"
     out.mkdir()

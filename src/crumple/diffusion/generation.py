@@ -34,6 +34,7 @@ from crumple.topology import design_from_fields, read_designs
 PART = Schema(
     "remove it and run `crumple generate` again",
     {name: array for name, array in STORE.arrays.items() if name != "rank"},
+    STORE.optional,
 )
 
 

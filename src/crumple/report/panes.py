@@ -198,7 +198,7 @@ def _pane(
         chart(
             [line for line, _ in curves],
             Axis(STRAIN, 0.0, strain[-1]),
-            Axis(STRESS, 0.0, upper([value for line, _ in curves for value in line.y])),
+            Axis(STRESS, 0.0, upper([value for line, _ in curves for value in _tops(line)])),
             background=background,
             cursor=bool(bodies),
             title=f"Stress-strain curves for target {row.target}",
@@ -236,6 +236,11 @@ def _curves(
             half = None if spread is None else np.array(spread, float)
             lines.append((Line(label, kind, strain, values, half), error))
     return lines
+
+
+def _tops(line: Line) -> np.ndarray:
+    """Return how high a line reaches, with the band around it where that is known."""
+    return line.y + np.nan_to_num(0.0 if line.spread is None else line.spread)
 
 
 def _label(line: Line) -> str:

@@ -26,7 +26,7 @@ import numpy as np
 from crumple.atomic import SUMS
 from crumple.candidates import STORE, open_candidates
 from crumple.config import parse_config
-from crumple.dataset import SHARD, build_manifest, open_intact, read_manifest
+from crumple.dataset import SHARD, build_manifest, open_intact, open_shard, read_manifest
 from crumple.designs import DESIGNS
 from crumple.errors import UserError
 from crumple.evaluation import VERIFIED
@@ -189,17 +189,22 @@ def _data_set(data: Path, path: Path, findings: Findings) -> Mapping[str, Any]:
         findings.problems.append(str(error))
         _parts(data, {}, findings)
         return {}
-    made, listed = manifest["made_by"], {}
-    for entry in manifest["shards"]:
-        listed[data.resolve() / entry["path"]] = entry["sha256"]
-    _parts(data, made, findings, listed)
+    made = manifest["made_by"]
+    listed = {data.resolve() / entry["path"]: entry["sha256"] for entry in manifest["shards"]}
+    changed, wrong = ["shards"], ""
+    try:
+        config = parse_config(made["settings"].get("index", {}), f"the settings in {path}")
+        again = build_manifest(list(listed), config, data.resolve())
+        changed = [n for n, value in again.items() if json.dumps(value) != json.dumps(manifest[n])]
+    except UserError as reason:
+        wrong = str(reason)
+    _parts(data, made, findings, listed, compare="shards" in changed)
     if len(findings.problems) == before:
-        with findings.artefact("data set"):
-            config = parse_config(made["settings"].get("index", {}), f"the settings in {path}")
-            again = build_manifest(list(listed), config, data.resolve())
-            for name, value in again.items():
-                if json.dumps(value) != json.dumps(manifest[name]):
-                    raise UserError(f"{path}: {name} isn't that of its shards; {INDEX}")
+        if changed:
+            wrong = wrong or f"{path}: {changed[0]} isn't that of its shards; {INDEX}"
+            findings.problems.append(wrong)
+        else:
+            findings.intact["data set"] += 1
     return made
 
 
@@ -209,6 +214,7 @@ def _parts(
     findings: Findings,
     listed: Mapping[Path, str] | None = None,
     candidates: str | None = None,
+    compare: bool = True,
 ) -> None:
     """Check designs, meshes and shards of the data set or of the verified candidates.
 
@@ -224,6 +230,8 @@ def _parts(
         Checksums by the shards that a data set is made of; by default what is there.
     candidates
         Checksum of the candidates that the designs must come from.
+    compare
+        Whether the checksums of the shards are yet to be compared.
     """
     hashes: dict[str, str] = {}
     for path in sorted(part.glob("designs/*.npz")):
@@ -245,7 +253,11 @@ def _parts(
     paths = found if listed is None else list(listed)
     for path in progress(paths, len(paths), f"check {part.name}", unit="shard"):
         with findings.artefact(f"shards in {part.name}"):
-            record = _shard(path, made, (listed or {}).get(path), hashes)
+            if not path.is_dir():
+                raise UserError(f"the shard {path} is missing: {SHARD.advice}")
+            record = _shard(path, made, hashes)
+            if compare:
+                _compare(path, listed)
             made = _with(made, record)
     extra = [path for path in found if path not in paths]
     findings.notes += [f"{path} isn't part of the data set" for path in extra]
@@ -267,13 +279,19 @@ def _work(
         )
 
 
-def _shard(
-    path: Path, made: Mapping[str, Any], sha256: str | None, hashes: Mapping[str, str]
-) -> dict[str, Any]:
-    """Check one shard against data set and designs, and return its record."""
-    if not path.is_dir():
-        raise UserError(f"the shard {path} is missing: {SHARD.advice}")
-    group = open_intact(path, SHARD)
+def _compare(path: Path, listed: Mapping[Path, str] | None) -> None:
+    """Raise unless the arrays of a shard, and all of it if it is listed, are as written."""
+    open_intact(path, SHARD)
+    if listed is not None and hash_folder(path) != listed[path]:
+        raise UserError(
+            f"{path} has changed since the data set was indexed: make this shard again, then run "
+            "`crumple index`"
+        )
+
+
+def _shard(path: Path, made: Mapping[str, Any], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Compare the record of a shard with data set and designs, and return it."""
+    group = open_shard(path)
     record: dict[str, Any] = group.attrs["made_by"]
     _require_same(record, made, path)
     hashed = hash_designs(group["index"][:], group["quarter"][:])
@@ -282,11 +300,6 @@ def _shard(
         raise UserError(
             f"{path} isn't the result of the designs {path.stem}.npz, or these are missing: "
             f"{SHARD.advice}"
-        )
-    if sha256 is not None and hash_folder(path) != sha256:
-        raise UserError(
-            f"{path} has changed since the data set was indexed: make this shard again, then run "
-            "`crumple index`"
         )
     return record
 

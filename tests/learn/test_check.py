@@ -189,7 +189,7 @@ def remove(path: Path) -> None:
         ("model", "cannot read .*model: No such file"),
         ("held_out.csv", "held_out.csv, from which .* is missing"),
         ("generated.zarr", "generated.zarr, which .*evaluation compares, is missing"),
-        ("verified/shards/0000.zarr", "0000.zarr is missing"),
+        ("verified/shards/0000.zarr", "0000.zarr, from which .*evaluation was made, is missing"),
         ("evaluation", "evaluation.json, from which .*report.html was made, is missing"),
         ("evaluation/targets.csv", "targets.csv is missing"),
     ],

@@ -164,7 +164,8 @@ def require_sums(folder: Path, advice: str, findings: Findings) -> None:
     with refusing(sums, advice):
         entries = [SUM.fullmatch(line) for line in sums.read_text(encoding="utf-8").splitlines()]
         names = {entry[2]: entry[1] for entry in entries if entry}
-        if len(names) < len(entries) or any(".." in PurePosixPath(n).parts for n in names):
+        outside = (PurePosixPath(name) for name in names)
+        if len(names) < len(entries) or any(p.is_absolute() or ".." in p.parts for p in outside):
             raise ValueError("it is not a list of checksums")
     for name, wanted in names.items():
         path = folder / name

@@ -284,6 +284,41 @@ def _inspect(args: argparse.Namespace) -> None:
     inspect(args.dataset, args.sheet)
 
 
+def _add_import_published(commands) -> None:
+    help = "turn the published data set (GIF files and tables) into shards"
+    parser = commands.add_parser("import-published", help=help, description=help)
+    parser.add_argument("folder", type=Path, help="holds training, validation or both")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards (zarr)")
+    _add_workers(parser)
+    parser.set_defaults(handler=_import_published)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    help = "processes on this machine; by default one per core"
+    parser.add_argument("--processes", type=int, metavar="N", help=help)
+
+
+def _import_published(args: argparse.Namespace) -> None:
+    from crumple.published import import_published
+
+    import_published(args.folder, args.out, args.processes)
+
+
+def _add_export_published(commands) -> None:
+    help = "write a data set in the layout of the published one (GIF files and tables)"
+    parser = commands.add_parser("export-published", help=help, description=help)
+    parser.add_argument("dataset", type=Path, help="dataset.json")
+    parser.add_argument("--out", type=Path, required=True, help="where the result goes")
+    _add_workers(parser)
+    parser.set_defaults(handler=_export_published)
+
+
+def _export_published(args: argparse.Namespace) -> None:
+    from crumple.published import export_published
+
+    export_published(args.dataset, args.out, args.processes)
+
+
 def _add_check(commands) -> None:
     help = "find what is damaged, missing or of another run in the results of a run"
     parser = commands.add_parser("check", help=help, description=help)
@@ -370,6 +405,8 @@ COMMANDS = (
     _add_index,
     _add_inspect,
     _add_check,
+    _add_import_published,
+    _add_export_published,
     _add_targets,
     _add_check_goal,
     _add_extract,

@@ -51,6 +51,7 @@ from crumple.provenance import (
     hash_arrays,
     hash_designs,
     hash_folder,
+    is_published,
     made_by,
     require_inputs,
     require_settings,
@@ -93,6 +94,7 @@ class ShardAttributes(BaseModel):
     versions: dict[str, str]
     channels: list[str]
     eulerian_channels: list[str] = []
+    split: Literal["training", "validation"] | None = None  # of imported data, which come split
 
 
 SHARD = Schema(
@@ -337,11 +339,13 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
     seen: dict[int, Path] = {}
     found_versions: dict[str, set[str]] = {}
     training: dict[str, list[NDArray]] = {name: [] for name in TRAINING_ARRAYS}
-    wanted = stages_of(config, DATA_STAGES)
+    wanted: Mapping[str, Any] | None = None
     with closing(_checked_shards(shards)) as checked:
         steps = progress(checked, len(shards), "index", unit="shard")
         for number, (path, group, sha256) in enumerate(steps):
-            record = group.attrs["made_by"]
+            record: Any = group.attrs["made_by"]
+            if wanted is None:
+                wanted = {} if is_published(record) else stages_of(config, DATA_STAGES)
             require_settings(record, wanted, path)
             wanted = record["settings"]  # fields too must be the same in all shards
             index, status = group["index"][:], group["status"][:]
@@ -352,7 +356,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
                 seen[design] = path
             for package, version in group.attrs["versions"].items():
                 found_versions.setdefault(package, set()).add(version)
-            gate = group["energy_gate"][:]
+            gate, split = group["energy_gate"][:], group.attrs.get("split")
             training_rows = []
             for row, (design, reason) in enumerate(zip(index.tolist(), status, strict=True)):
                 if reason != "ok":
@@ -364,7 +368,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
                 validation, order = in_validation(
                     config.seed, design, config.dataset.validation_fraction
                 )
-                if validation:
+                if (split == "validation") if split else validation:
                     held_out.append((order, [number, row]))
                 else:
                     training_rows.append(row)
@@ -381,6 +385,9 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
         )
     constants = {name: np.concatenate(parts) for name, parts in training.items()}
     record = made_by("index", config, {"settings": wanted, "inputs": {}})
+    if is_published(record):
+        index = record["settings"]["index"]
+        record["settings"]["index"] = {name: index[name] for name in ("seed", "dataset")}
     settings = json.dumps(record["settings"], sort_keys=True)
     return {
         "format": FORMAT,
@@ -533,11 +540,15 @@ class Dataset:
     def check_settings(self, config: Config) -> None:
         """Raise unless the data were made with these settings; another seed is allowed.
 
+        Imported data (:mod:`crumple.published`) were made with none of them.
+
         Raises
         ------
         UserError
             One sentence that says what differs.
         """
+        if is_published(self.manifest["made_by"]):
+            return
         wanted = stages_of(config, DATA_STAGES)
         del wanted["sample"]["seed"]
         require_settings(self.manifest["made_by"], wanted, self.path)

@@ -160,7 +160,7 @@ def evaluate(
     record = store.attrs["made_by"]
     settings = read_manifest(manifest_path)["made_by"]["settings"]
     require_inputs(record, generated, dataset=hash_file(manifest_path))
-    physics = {stage: settings[stage] for stage in PHYSICS}
+    physics = {stage: settings[stage] for stage in PHYSICS if stage in settings}
     for path in shards:
         require_settings(open_shard(path).attrs["made_by"], physics, path)
     results = _results(store, list(join(store, designs, shards)), manifest_path)

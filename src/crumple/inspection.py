@@ -111,7 +111,7 @@ def describe(dataset: Dataset, facts: Overview) -> str:
         f"designs keep kinetic and artificial energies under {ENERGY_GATE:.0%}",
         f"fields           carry the platen reaction to {np.median(facts.imbalance):.2%} (median), "
         f"{facts.imbalance.max(initial=0):.2%} (worst)",
-        f"acceptance       {total / facts.tries.sum():.1%} of the random fields",
+        f"acceptance       {_acceptance(facts.tries)}",
         "",
         "solid fraction   " + _spread(facts.solid_fraction),
         *_bars(facts.solid_fraction),
@@ -156,6 +156,11 @@ def draw_sheet(dataset: Dataset, facts: Overview, out: Path) -> None:
         facts.solid_fraction,
         tiles,
     )
+
+
+def _acceptance(tries: NDArray) -> str:
+    drawn = tries.sum()  # 0: imported designs don't say
+    return f"{len(tries) / drawn:.1%} of the random fields" if drawn else "unknown"
 
 
 def _reasons(failures: list[dict]) -> list[tuple[str, int]]:

@@ -33,6 +33,7 @@ from crumple.readers import parse_json, read_json, refusing, validation_reason
 RECORD = "made_by.json"
 MODEL_FILES = ("model.safetensors", "config.json", "normalisation.json")  # what samples depend on
 PHYSICS = ("mesh", "simulate")  # the stages that the curve of a design depends on
+PUBLISHED = "import-published"  # the stage that has taken over the physics of the published data
 SIZES = ("count", "shard_size")  # of designs: how many there are doesn't change one of them
 
 
@@ -276,6 +277,11 @@ def require_settings(
             f"{where} was made with other settings ({changed}): make it again with these, or use "
             "the settings that it was made with"
         )
+
+
+def is_published(record: Mapping[str, Any]) -> bool:
+    """Return whether something rests on the published simulations, not on those of this program."""
+    return PUBLISHED in record["settings"]
 
 
 _STAGE = re.compile(r"settings\.(\w+\.(?=.*\.|seed$))?")  # what stands before section and setting

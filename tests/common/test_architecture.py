@@ -41,6 +41,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "widths": 2,
     "topology": 7,
     "candidates": 8,
+    "published": 8,
     "diffusion": 9,
     "results": 10,
     "evaluation": 11,

@@ -27,6 +27,8 @@ from crumple.config import Config, load_config
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.provenance import read_record
+from crumple.published import files as published
+from crumple.published import importing
 from crumple.readers import read_json_lines, read_npz
 from crumple.report.reading import LogLine
 
@@ -486,3 +488,25 @@ def test_models(model, data):
 
     with one_damaged_file(data, model):
         works_or_one_sentence(load_model, model)
+
+
+# --- the published layout ------------------------------------------------------------------------
+
+MOVING = np.add.outer(np.arange(11), np.arange(96 * 96)).astype(np.uint8).reshape(11, 96, 96)
+SOLID = published.write_gif(np.full_like(MOVING, 255))
+TABLES = [["-1", "1", "-1", "1", "1", "-1", "1", "0"]], [["1"] * len(CURVE_STRAIN)]
+
+
+@once
+@tries(600)
+@given(damaged(published.write_gif(MOVING)))
+def test_gif(content):
+    """A sample with a damaged GIF is read, or has a reason of one line."""
+    part = importing.Part(Path("training"), *TABLES)
+    files = dict.fromkeys(published.GIFS.values(), content)
+    try:
+        sample = importing.read_sample(part, 0, files | {"topo": SOLID})
+    except importing.Unreadable as reason:
+        assert "\n" not in str(reason) and len(str(reason)) < 400
+    else:
+        assert sample.frames.shape == (11, 4, 96, 96) and np.isfinite(sample.frames).all()

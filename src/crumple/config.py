@@ -207,7 +207,7 @@ class Fields(Section):
     )
 
 
-class Dataset(Section):
+class DatasetSplit(Section):
     """Split of the data set."""
 
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="part held out from training")
@@ -405,7 +405,7 @@ class Config(Section):
     contact: Contact = Contact()
     loading: Loading = Loading()
     fields: Fields = Fields()
-    dataset: Dataset = Dataset()
+    dataset: DatasetSplit = DatasetSplit()
     model: Model = Model()
     training: Training = Training()
     generation: Generation = Generation()

@@ -82,14 +82,14 @@ class Wish(Section):
         raise NotImplementedError
 
 
-class Samples(Wish):
+class Sampled(Wish):
     """Stresses at strains; read from a CSV or given as two lists."""
 
     strain: list[float] = Field(min_length=1, max_length=100_000)
     stress: list[float]
 
     @model_validator(mode="after")
-    def _has_a_norm(self) -> Samples:
+    def _has_a_norm(self) -> Sampled:
         if len(self.strain) != len(self.stress):
             raise ValueError("strain and stress must have as many entries")
         if not np.any(self.stress):
@@ -101,14 +101,14 @@ class Samples(Wish):
         return Bounds(np.array(self.strain), stress, stress)
 
 
-class Curve(Samples):
+class Curve(Sampled):
     """A curve with straight lines between its points, which counts at the strains of the grid."""
 
     def words(self) -> str:
         return f"the curve at {len(self.strain)} strains {span(self.strain)}, {_tops(self.stress)}"
 
 
-class Points(Samples):
+class Points(Sampled):
     """Stresses at some strains; what lies between does not count."""
 
     def words(self) -> str:

@@ -1,6 +1,7 @@
 """Data flows one way: what a module of the package may import, read from its source."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,18 @@ def test_no_module_imports_a_later_stage(path):
 def test_control_what_was_wrong_is_found(where, source):
     assert violations(where, source)
     assert not violations(where, "import numpy\nfrom crumple.errors import UserError")
+
+
+def classes(source: str) -> list[str]:
+    return [node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+
+
+def test_no_two_classes_have_one_name():
+    """A reader who finds a name finds one thing."""
+    names = Counter(name for path in SOURCES for name in classes(path.read_text(encoding="utf-8")))
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_control_classes_are_found():
+    assert classes("class A: pass\n@final\nclass B(A):\n    class C: pass") == ["A", "B"]
+    assert "Dataset" in classes((PACKAGE / "dataset.py").read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ from crumple.atomic import atomic_path
 
 SERIES, PICTURE, MOVIE = "deformation.pvd", "deformation.png", "deformation.gif"
 COLOURED = "von_mises_stress"
-PIXELS = (720, 640)
+PIXELS = [720, 640]
 FRAME_TIME = 300  # ms
 LAST_FRAME_TIME = 1500  # ms
 TIME_LIMIT = 300  # s
@@ -58,8 +58,9 @@ def render(folder: Path) -> None:
 def read_series(folder: Path) -> tuple[NDArray, list[pyvista.UnstructuredGrid]]:
     """Read a ParaView series: strains in per cent and states."""
     entries = ElementTree.parse(folder / SERIES).getroot().iter("DataSet")
-    pairs = [(float(entry.get("timestep")), entry.get("file")) for entry in entries]
-    return np.array([t for t, _ in pairs]), [pyvista.read(folder / name) for _, name in pairs]
+    pairs = [(float(entry.attrib["timestep"]), folder / entry.attrib["file"]) for entry in entries]
+    states = [pyvista.UnstructuredGrid(str(path)) for _, path in pairs]
+    return np.array([strain for strain, _ in pairs]), states
 
 
 def draw(strains: NDArray, states: list[pyvista.UnstructuredGrid]) -> list[Image.Image]:
@@ -67,8 +68,8 @@ def draw(strains: NDArray, states: list[pyvista.UnstructuredGrid]) -> list[Image
     largest = float(np.percentile(np.concatenate([s[COLOURED] for s in states]), 99.5))
     images = []
     plotter = pyvista.Plotter(off_screen=True, window_size=PIXELS)
-    plotter.set_background("white")
-    plotter.enable_parallel_projection()
+    plotter.background_color = pyvista.Color("white")
+    plotter.camera.parallel_projection = True
     for strain, state in zip(strains, states, strict=True):
         plotter.clear()
         plotter.add_mesh(
@@ -91,7 +92,7 @@ def draw(strains: NDArray, states: list[pyvista.UnstructuredGrid]) -> list[Image
         plotter.add_text(f"strain {strain:.1f} %", color="black", font_size=9)
         plotter.camera_position = [(0.5, 0.43, 1.0), (0.5, 0.43, 0.0), (0.0, 1.0, 0.0)]
         plotter.camera.parallel_scale = 0.66
-        images.append(Image.fromarray(plotter.screenshot(None, return_img=True)))
+        images.append(Image.fromarray(np.asarray(plotter.screenshot(return_img=True))))
     plotter.close()
     return images
 

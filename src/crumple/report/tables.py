@@ -17,7 +17,7 @@ class Column(NamedTuple):
     kind: str = ""
 
 
-class Cell(NamedTuple):
+class Entry(NamedTuple):
     """What a cell shows, and the value that it sorts by; None is missing and sorts last."""
 
     value: float | str | None
@@ -32,24 +32,24 @@ class Table(NamedTuple):
 
     name: str
     columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[list[Entry]]
 
 
-def plain(value: int | str) -> Cell:
+def plain(value: int | str) -> Entry:
     """Return a cell that shows its value."""
-    return Cell(value, str(value))
+    return Entry(value, str(value))
 
 
-def error(value: float | None) -> Cell:
+def error(value: float | None) -> Entry:
     """Return a cell with a fraction as per cent."""
-    return Cell(value, percent(value))
+    return Entry(value, percent(value))
 
 
-def status(text: str, short: bool = False) -> Cell:
+def status(text: str, short: bool = False) -> Entry:
     """Return a cell with ``ok`` or a failure; the short form leaves out the reason."""
     if text == "ok":
         return plain(text)
-    return Cell(text, kind(text) if short else text, bad=True, hint=text)
+    return Entry(text, kind(text) if short else text, bad=True, hint=text)
 
 
 TARGET_COLUMNS = {
@@ -72,8 +72,8 @@ def target_table(rows: Sequence[TargetRow]) -> Table:
     for number, row in enumerate(rows):
         body.append(
             [
-                Cell(row.target, title(row.target), link=f"#target-{number}"),
-                Cell(row.acceptable_fraction, f"{row.acceptable} of {row.candidates}"),
+                Entry(row.target, title(row.target), link=f"#target-{number}"),
+                Entry(row.acceptable_fraction, f"{row.acceptable} of {row.candidates}"),
                 plain(row.verified),
                 plain(sum(row.failures.values())),
                 *(error(getattr(row, name)) for name in TARGET_COLUMNS),
@@ -83,9 +83,9 @@ def target_table(rows: Sequence[TargetRow]) -> Table:
     return Table("targets-table", columns, body)
 
 
-def correlation(value: float | None) -> Cell:
+def correlation(value: float | None) -> Entry:
     """Return a cell with a correlation coefficient."""
-    return Cell(value, "–" if value is None else f"{value:.2f}".replace("-", "−"))
+    return Entry(value, "–" if value is None else f"{value:.2f}".replace("-", "−"))
 
 
 CANDIDATE_COLUMNS = {
@@ -103,11 +103,11 @@ def candidate_table(candidates: Sequence[CandidateRow]) -> Table:
     columns += [Column(heading) for heading in CANDIDATE_COLUMNS.values()]
     body = [
         [
-            Cell(row.target, title(row.target)),
+            Entry(row.target, title(row.target)),
             plain(row.candidate),
-            Cell(row.rank, str(row.rank + 1)),
+            Entry(row.rank, str(row.rank + 1)),
             status(row.design),
-            Cell(None, "not chosen") if row.verified is None else status(row.verified, short=True),
+            Entry(None, "not chosen") if row.verified is None else status(row.verified, short=True),
             *(error(getattr(row, name)) for name in CANDIDATE_COLUMNS),
         ]
         for row in candidates
@@ -135,13 +135,13 @@ def failure_table(
     unread = Counter(row.design for row in candidates if row.design != "ok")
     rows = [("data set", plain(one["index"]), one["reason"]) for one in dataset]
     rows += [
-        ("read-out", Cell(count, plural(count, "candidate")), reason)
+        ("read-out", Entry(count, plural(count, "candidate")), reason)
         for reason, count in unread.items()
     ]
     rows += [
         (
             "verification",
-            Cell(row.candidate, f"candidate {row.candidate}, {title(row.target)}"),
+            Entry(row.candidate, f"candidate {row.candidate}, {title(row.target)}"),
             row.verified,
         )
         for row in candidates

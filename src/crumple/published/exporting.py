@@ -59,7 +59,7 @@ DONE = Schema(
 )
 
 
-class Job(NamedTuple):
+class ExportJob(NamedTuple):
     """What one process writes at a time: the samples of a part that are in one shard."""
 
     manifest: Path
@@ -119,7 +119,7 @@ def export_published(manifest: Path, out: Path, processes: int | None) -> None:
     print(f"{counts} samples are in {out}\n\n{describe(losses)}")
 
 
-def _jobs(dataset: Dataset, folder: Path) -> list[Job]:
+def _jobs(dataset: Dataset, folder: Path) -> list[ExportJob]:
     """Share the designs out, those of a part that are in one shard together."""
     jobs = []
     for part, split in zip(PARTS, ("train", "validation"), strict=True):
@@ -128,18 +128,18 @@ def _jobs(dataset: Dataset, folder: Path) -> list[Job]:
         for shard in np.unique(places[:, 0]):
             numbers = np.flatnonzero(places[:, 0] == shard)
             rows = places[numbers, 1].tolist()
-            jobs.append(Job(dataset.path, folder, part, int(shard), rows, numbers.tolist()))
+            jobs.append(ExportJob(dataset.path, folder, part, int(shard), rows, numbers.tolist()))
         if len(places):
             for name in (TOPOLOGY, *GIFS.values(), ENERGY):
                 gif(folder / part, name, 0).parent.mkdir(parents=True, exist_ok=True)
     return jobs
 
 
-def _done(job: Job) -> Path:
+def _done(job: ExportJob) -> Path:
     return job.folder / "parts" / f"{job.part}-{job.shard:06d}.npz"
 
 
-def export_shard(job: Job) -> None:
+def export_shard(job: ExportJob) -> None:
     """Write the samples of one shard, and last what the tables say of them."""
     shard = Dataset(job.manifest).shard(job.shard)
     columns: dict[str, list[Any]] = {name: [] for name in DONE.arrays}
@@ -197,7 +197,7 @@ def grey_loss(frames: NDArray, solid: NDArray, ranges: NDArray) -> Loss:
     )
 
 
-def _joined(jobs: Sequence[Job]) -> dict[str, NDArray]:
+def _joined(jobs: Sequence[ExportJob]) -> dict[str, NDArray]:
     """Return the columns of all samples of a part in the order of their numbers."""
     found = [read_npz(_done(job), DONE) for job in jobs]
     if not found:

@@ -54,7 +54,7 @@ class Part(NamedTuple):
     curves: list[list[str]]
 
 
-class Job(NamedTuple):
+class ImportJob(NamedTuple):
     """One shard to write."""
 
     out: Path
@@ -98,12 +98,12 @@ def import_published(folder: Path, out: Path, processes: int | None) -> None:
             f"{folder} holds neither {' nor '.join(PARTS)}: name the folder of the published data "
             "set in which these are, such as data/lagrangian"
         )
-    jobs: list[Job] = []
+    jobs: list[ImportJob] = []
     offset = 0
     for part in parts:
         for first in range(0, len(part.ranges), SHARD_SIZE):
             place = claim(out / f"{len(jobs):04d}.zarr", PUBLISHED, folder=True)
-            jobs.append(Job(place, part, first, offset))
+            jobs.append(ImportJob(place, part, first, offset))
         offset += len(part.ranges)
     out.mkdir(parents=True, exist_ok=True)
     reasons: list[str] = []
@@ -155,7 +155,7 @@ def _lines(path: Path) -> list[list[str]]:
         return lines
 
 
-def import_shard(job: Job) -> list[str]:
+def import_shard(job: ImportJob) -> list[str]:
     """Write one shard, unless it is there already; return the reasons of what isn't readable."""
     numbers = range(job.first, min(job.first + SHARD_SIZE, len(job.part.ranges)))
     contents = [_contents(job.part, number) for number in numbers]

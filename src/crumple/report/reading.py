@@ -49,7 +49,7 @@ class Run(NamedTuple):
     training: dict[str, Any]  # settings
 
 
-class Sample(NamedTuple):
+class Member(NamedTuple):
     """A design of the data set."""
 
     index: int  # type: ignore[assignment]
@@ -106,7 +106,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[k] for k in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def spread_samples(dataset: Dataset, count: int) -> list[Sample]:
+def spread_samples(dataset: Dataset, count: int) -> list[Member]:
     """Read designs and curves from all over the data set, weakest design first."""
     places = np.concatenate([dataset.split["train"], dataset.split["validation"]])
     places = places[np.lexsort(places.T[::-1])]
@@ -114,7 +114,7 @@ def spread_samples(dataset: Dataset, count: int) -> list[Sample]:
     for number, row in spread(places.tolist(), count):
         shard = dataset.shard(number)
         samples.append(
-            Sample(
+            Member(
                 int(shard["index"][row]),
                 shard["solid"][row],
                 shard["curve_strain"][:],

@@ -11,7 +11,7 @@ from crumple.report import tables
 from crumple.report.charts import Axis, Chart, Line, chart, upper
 from crumple.report.panes import STRAIN, STRESS
 from crumple.report.pictures import design_uri
-from crumple.report.reading import Run, Sample, spread
+from crumple.report.reading import Member, Run, spread
 from crumple.report.words import percent
 from crumple.results import Results
 
@@ -83,7 +83,7 @@ class Tile(NamedTuple):
     stress: float  # at the end, MPa
 
 
-def gallery(run: Run, samples: Sequence[Sample]) -> dict[str, Any]:
+def gallery(run: Run, samples: Sequence[Member]) -> dict[str, Any]:
     """Return designs of the data set and the curves beside them.
 
     Parameters

@@ -1,5 +1,6 @@
-"""The documentation names every array of the file formats; its equations need no network."""
+"""What the documentation says of formats and messages is so; its equations need no network."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from crumple import candidates, dataset, designs
+from crumple import candidates, dataset, designs, library
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,7 +20,9 @@ def hooks():
     return module
 
 
-@pytest.mark.parametrize("schema", [designs.DESIGNS, dataset.SHARD, candidates.STORE])
+@pytest.mark.parametrize(
+    "schema", [designs.DESIGNS, dataset.SHARD, candidates.STORE, library.LIBRARY]
+)
 def test_formats_name_every_array(schema):
     text = (ROOT / "docs/formats.md").read_text()
     named = set(re.findall(r"`(\w+)`", text))
@@ -31,6 +34,30 @@ def test_formats_name_every_array(schema):
 def test_manifest_keys_are_named():
     named = set(re.findall(r"`(\w+)`", (ROOT / "docs/formats.md").read_text()))
     assert set(dataset.Manifest.model_fields) - {"format", "version"} <= named
+
+
+def messages():
+    """All texts of the code, one per line, with ... for values."""
+    texts = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "..." for v in node.values]
+                texts.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_messages_are_quoted_as_they_are():
+    text = " ".join((ROOT / "docs/troubleshooting.md").read_text().split())
+    heads = re.findall(r"\*\*(.*?)\*\*", text)
+    quoted = [quote for head in heads for quote in re.findall(r'"(.*?)"', head)]
+    known = messages()
+    assert len(quoted) > 5
+    for quote in quoted:
+        assert quote.removeprefix("...").removesuffix("...") in known, quote
+    assert "... isn't a result of crumple" not in known  # control
 
 
 def test_equations_become_mathml_and_code_stays():

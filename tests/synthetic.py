@@ -55,8 +55,8 @@ def shard_record(config: Config, index, quarters) -> dict:
     return record | {"inputs": {"designs": provenance.hash_designs(index, quarters)}}
 
 
-def write_shard(path: Path, quarters, stress, status, index, sway=0.4, config=None) -> None:
-    """A shard of simulated designs; rows whose status is not ok are empty."""
+def write_shard(path: Path, quarters, stress, status, index, sway=0.4, config=None, **more) -> None:
+    """A shard of simulated designs; rows whose status is not ok are empty; ``more`` arrays."""
     count = len(quarters)
     solid = np.array([designs.mirror(q) for q in quarters])
     frames = np.zeros((count, 11, 4, 96, 96), np.float16)
@@ -89,7 +89,7 @@ def write_shard(path: Path, quarters, stress, status, index, sway=0.4, config=No
         "cpu_seconds": np.full(count, 2.1, np.float32),
     }
     made_by = shard_record(config or Config(), index, quarters)
-    dataset.write_shard(path, arrays, {"made_by": made_by})
+    dataset.write_shard(path, arrays | more, {"made_by": made_by})
 
 
 def write_dataset(folder: Path, count: int, shard_size: int, config: Config) -> Path:

@@ -392,6 +392,44 @@ def _generate(args: argparse.Namespace) -> None:
     run(args.processes, lambda: generate(config, args.model, args.targets, args.out))
 
 
+def _add_lookup(commands) -> None:
+    help = "find the best matches of target curves in a library of simulated designs"
+    parser = commands.add_parser("lookup", help=help, description=help)
+    help = "CSV of curves, or YAML of a goal"
+    parser.add_argument("targets", type=Path, nargs="+", metavar="TARGET", help=help)
+    parser.add_argument("--count", type=int, default=8, help="matches per target; default 8")
+    help = "file of `crumple library`; by default the one that comes with crumple"
+    parser.add_argument("--library", type=Path, metavar="FILE", help=help)
+    help = "folder for table, designs and pictures; by default TARGET_matches in this folder"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+    parser.set_defaults(handler=_lookup)
+
+
+def _lookup(args: argparse.Namespace) -> None:
+    from crumple.lookup import lookup
+
+    out = args.out or Path(f"{args.targets[0].stem}_matches")
+    lookup(args.targets, args.library, args.count, out)
+
+
+def _add_library(commands) -> None:
+    help = "make a library of the designs of data sets, with their curves, or extend one"
+    parser = commands.add_parser("library", help=help, description=help)
+    help = "dataset.json, or a shard (zarr)"
+    parser.add_argument("sources", type=Path, nargs="+", metavar="SOURCE", help=help)
+    help = "library whose designs are taken over"
+    parser.add_argument("--extend", type=Path, metavar="FILE", help=help)
+    parser.add_argument("--out", type=Path, required=True, help="where the library goes (npz)")
+    parser.set_defaults(handler=_library)
+
+
+def _library(args: argparse.Namespace) -> None:
+    from crumple.library import write_library
+
+    library = write_library(args.sources, args.extend, args.out)
+    print(f"{args.out}: {len(library)} designs, {args.out.stat().st_size / 1e6:.2f} MB")
+
+
 COMMANDS = (
     _add_config,
     _add_sample,
@@ -407,6 +445,8 @@ COMMANDS = (
     _add_check,
     _add_import_published,
     _add_export_published,
+    _add_library,
+    _add_lookup,
     _add_targets,
     _add_check_goal,
     _add_extract,

@@ -340,7 +340,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
     found_versions: dict[str, set[str]] = {}
     training: dict[str, list[NDArray]] = {name: [] for name in TRAINING_ARRAYS}
     wanted: Mapping[str, Any] | None = None
-    with closing(_checked_shards(shards)) as checked:
+    with closing(checked_shards(shards)) as checked:
         steps = progress(checked, len(shards), "index", unit="shard")
         for number, (path, group, sha256) in enumerate(steps):
             record: Any = group.attrs["made_by"]
@@ -414,8 +414,14 @@ def shards_of(folder: Path, config: Config) -> list[Path]:
     return [folder / f"{number:04d}.zarr" for number in range(count)]
 
 
-def _checked_shards(paths: Sequence[Path]) -> Generator[tuple[Path, zarr.Group, str], None, None]:
-    """Yield shards with their checksums; threads compare these ahead."""
+def checked_shards(paths: Sequence[Path]) -> Generator[tuple[Path, zarr.Group, str], None, None]:
+    """Yield shards with their checksums; threads compare these ahead.
+
+    Raises
+    ------
+    UserError
+        When one cannot be read, or has changed since it was written.
+    """
     pool = ThreadPoolExecutor(THREADS)
     try:
         for path, (group, sha256) in zip(paths, pool.map(_checked_shard, paths), strict=True):

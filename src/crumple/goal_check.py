@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple.atomic import claim
-from crumple.dataset import Dataset
 from crumple.errors import UserError
 from crumple.goals import Goal, read_goals
 from crumple.layout import CURVE_STRAIN
-from crumple.metrics import nrmse
 from crumple.plotting import Panel, goal_figure
 from crumple.progress import progress
 from crumple.wishes import Points, Stretch, span, stress_at
@@ -44,28 +42,40 @@ def outside(goal: Goal, curves: NDArray) -> str:
     if len(curves) < 2:
         return ""
     nearest = float(goal.error(curves).min())
-    usual = float(np.quantile(_spacing(curves), USUAL))
+    usual = float(np.quantile(spacing(curves), USUAL))
     if nearest <= max(usual, NEAR):
         return ""
     sentence = (
         f"{goal.name} is outside what the {len(curves)} designs of the library cover: the nearest "
         f"is {nearest:.0%} away, while {USUAL:.0%} of them have another within {usual:.1%}"
     )
-    return sentence + _beyond(goal, curves)
+    asked = beyond(goal, curves)
+    return f"{sentence}; it asks for {asked}" if asked else sentence
 
 
-def _spacing(curves: NDArray) -> NDArray:
-    """NRMSE between curves (n, 51), at most ``SAMPLE`` of them, and the nearest other."""
+def spacing(curves: NDArray) -> NDArray:
+    """Return how far curves are from the nearest other one.
+
+    Parameters
+    ----------
+    curves
+        (n, 51) at least two, MPa.
+
+    Returns
+    -------
+    ndarray
+        (d) NRMSE of at most ``SAMPLE`` of them, evenly spread.
+    """
+    curves = np.asarray(curves, np.float64)
     rows = np.unique(np.linspace(0, len(curves) - 1, min(SAMPLE, len(curves))).astype(int))
-    distances = []
-    for row in rows:
-        errors = nrmse(np.delete(curves, row, axis=0), curves[row])
-        distances.append(errors.min())
-    return np.array(distances)
+    size = (curves**2).sum(axis=1)
+    square = size[rows, None] + size - 2 * curves[rows] @ curves.T  # |a - b|^2, fast
+    square[np.arange(len(rows)), rows] = np.inf
+    return np.sqrt(np.maximum(square.min(axis=1), 0) / size[rows])
 
 
-def _beyond(goal: Goal, curves: NDArray) -> str:
-    """Where a goal asks for more or less stress than any curve has."""
+def beyond(goal: Goal, curves: NDArray) -> str:
+    """Say where a goal asks for more or less stress than any curve (n, 51) has; may be empty."""
     parts = []
     for item in goal.response:
         bounds = item.wish().bounds()
@@ -78,7 +88,7 @@ def _beyond(goal: Goal, curves: NDArray) -> str:
                 parts.append(
                     f"{word} stress than any of them at {len(strains)} strains {span(strains)}"
                 )
-    return f"; it asks for {' and '.join(parts)}" if parts else ""
+    return " and ".join(parts)
 
 
 def check_goals(paths: Sequence[Path], picture: Path | None, library: Path | None) -> None:
@@ -112,7 +122,7 @@ def check_goals(paths: Sequence[Path], picture: Path | None, library: Path | Non
             print(f"crumple: warning: {warning}", file=sys.stderr)
     if picture is not None:
         panels = [
-            _panel(goal, curves[errors.argmin()] if len(errors) else None)
+            panel(goal, curves[errors.argmin()] if len(errors) else None)
             for goal, errors in zip(goals, nearest, strict=True)
         ]
         goal_figure(picture, CURVE_STRAIN, panels)
@@ -126,6 +136,8 @@ def library_curves(path: Path) -> NDArray:
     UserError
         When it cannot be read or holds no valid design.
     """
+    from crumple.dataset import Dataset  # zarr takes half a second
+
     dataset = Dataset(path)
     count = len(dataset.manifest["shards"])
     found = [np.empty((0, len(CURVE_STRAIN)))]
@@ -138,7 +150,7 @@ def library_curves(path: Path) -> NDArray:
     return curves
 
 
-def _panel(goal: Goal, nearest: NDArray | None) -> Panel:
+def panel(goal: Goal, nearest: NDArray | None) -> Panel:
     """What is drawn of a goal."""
     wishes = [item.wish() for item in goal.response]
     levels = [(w.bounds(), isinstance(w, Points)) for w in wishes]

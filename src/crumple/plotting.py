@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten, wrap
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -27,6 +28,7 @@ STRESS_MAP = LinearSegmentedColormap.from_list(
 )
 STRESS_NORM = Normalize(-100, 66.7)  # MPa; puts 0 on the light tone
 LEVEL_MAP = LinearSegmentedColormap.from_list("level", ["#8ac6c0", "#2a7f9e", "#3b2f63"])
+SOLID_MAP = LinearSegmentedColormap.from_list("solid", ["white", INK])
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -188,23 +190,31 @@ def _draw_goal(ax: Axes, strain: NDArray, panel: Panel) -> None:
     if panel.nearest is not None:
         ax.plot(100 * strain, panel.nearest, color=GREY, lw=1, ls="--", label="nearest design")
         ax.legend(frameon=False)
+    bottom = min(0, *shown) if len(shown) else 0
+    _draw_wishes(ax, panel, bottom, top)
+    ax.set(xlim=(0, 100 * strain[-1]), ylim=(bottom, top))
+    ax.set(xlabel="nominal strain (%)", ylabel="effective stress (MPa)")
+    if not len(shown):
+        ax.set_yticks([])
+
+
+def _draw_wishes(ax: Axes, panel: Panel, bottom: float, top: float) -> None:
+    """Draw levels, bounds and shapes between two stresses."""
     for at, low, high, as_points in panel.bounds:
         if as_points:
-            ax.plot(100 * at, low, "o", color=ACCENT, ms=4, clip_on=False)
+            (line,) = ax.plot(100 * at, low, "o", color=ACCENT, ms=5, mec="white", mew=0.6)
+            line.set(linestyle=(0, (4, 3)), linewidth=0.8, clip_on=False, zorder=5)
         elif np.array_equal(low, high):
-            ax.plot(100 * at, low, color=ACCENT, lw=2)
+            ax.plot(100 * at, low, color=ACCENT, lw=2, zorder=4)
         else:
-            inside = np.maximum(low, min(0, *shown)), np.minimum(high, top)
+            inside = np.maximum(low, bottom), np.minimum(high, top)
             ax.fill_between(100 * at, *inside, color=ACCENT, alpha=0.2, lw=0)
             for bound in (low, high):
                 ax.plot(100 * at, np.where(np.isfinite(bound), bound, np.nan), color=ACCENT, lw=1)
     for start, end, name in panel.shapes:
         ax.axvspan(100 * start, 100 * end, color=LEVEL_MAP(0.3), alpha=0.15, lw=0)
-        ax.text(50 * (start + end), 0.97 * top, name, ha="center", va="top", color=LEVEL_MAP(0.6))
-    ax.set(xlim=(0, 100 * strain[-1]), ylim=(min(0, *shown) if len(shown) else 0, top))
-    ax.set(xlabel="nominal strain (%)", ylabel="effective stress (MPa)")
-    if not len(shown):
-        ax.set_yticks([])
+        place = 50 * (start + end), bottom + 0.97 * (top - bottom)
+        ax.text(*place, name, ha="center", va="top", color=LEVEL_MAP(0.6))
 
 
 def choose_spread(values: NDArray, count: int) -> NDArray:
@@ -301,3 +311,91 @@ def _tile(undeformed: Axes, deformed: Axes, plot: Axes, tile, strain, curves, pe
     plot.plot(strain * 100, tile["curve"], color=LEVEL_MAP(peak(tile["curve"].max())), lw=1.6)
     plot.set(xlim=(0, 20), ylim=(0, np.percentile(curves, 99) * 1.05), xticks=[], yticks=[])
     plot.set_title(f"#{tile['index']}   {tile['curve'].max():.0f} MPa", size=7, color=GREY, pad=2)
+
+
+def match_figure(
+    out: Path,
+    verdict: str,
+    panel: Panel,
+    band: tuple[NDArray, NDArray, NDArray],
+    matches: Sequence[Mapping[str, Any]],
+) -> None:
+    """Draw a goal and what matches it: curves on the left, designs on the right, best first.
+
+    Parameters
+    ----------
+    out
+        PNG file.
+    verdict
+        How good the best match is; stands below the title.
+    panel
+        What is drawn of the goal.
+    band
+        Strain (S), and the stress (S) below and above which 5 % of all designs lie.
+    matches
+        Per design: ``cell`` (96, 96), ``curve`` (S), and the texts ``heading``, ``error`` and
+        ``caption`` of its tile.
+    """
+    columns = min(4, len(matches))
+    tile, across, down, curves, left = 1.72, 0.2, 0.56, 5.2, 0.75  # inches
+    right = left + curves + 0.6
+    width = right + columns * (tile + across) + 0.15
+    letters = int(13 * (width - left))  # of the smaller text in a line
+    lines = [*wrap("; ".join(panel.words), letters), *wrap(verdict, letters)]
+    top = 1.0 + 0.17 * len(lines)
+    height = top + max(-(-len(matches) // columns) * (tile + down), 3.9) + 0.1
+    colors = LEVEL_MAP(np.linspace(1, 0, max(len(matches), 2)))
+    with plt.rc_context(STYLE | {"font.size": 9}), atomic_path(out) as temporary:
+        figure = plt.figure(figsize=(width, height), facecolor="white")
+
+        def place(x: float, y: float, wide: float, tall: float) -> Axes:
+            """Add axes at a position in inches from the upper left corner."""
+            corner = x / width, 1 - (y + tall) / height
+            return figure.add_axes((*corner, wide / width, tall / height))
+
+        head: dict[str, Any] = {"x": left / width, "va": "top", "parse_math": False}
+        title = shorten(panel.title, letters // 2)
+        figure.text(y=1 - 0.2 / height, s=title, size=17, weight="bold", **head)
+        figure.text(y=1 - 0.58 / height, s="\n".join(lines), size=9, color=GREY, **head)
+        _matching_curves(
+            place(left, top, curves, height - top - 0.62), panel, band, matches, colors
+        )
+        for k, match in enumerate(matches):
+            row, column = divmod(k, columns)
+            ax = place(right + column * (tile + across), top + row * (tile + down), tile, tile)
+            _tiled_cell(ax, match["cell"])
+            heading: dict[str, Any] = {"size": 9, "pad": 3}
+            ax.set_title(match["heading"], color=colors[k], weight="bold", loc="left", **heading)
+            ax.set_title(match["error"], color=INK, loc="right", **heading)
+            ax.set_xlabel(match["caption"], size=7, color=GREY, loc="left", labelpad=3)
+        figure.savefig(temporary, dpi=150, metadata={"Software": "crumple"})
+        plt.close(figure)
+
+
+def _matching_curves(ax: Axes, panel: Panel, band, matches, colors) -> None:
+    strain, low, high = band
+    ax.fill_between(100 * strain, low, high, color=PALE, linewidth=0, label="90 % of the library")
+    for k in reversed(range(len(matches))):
+        width, label = (2.4, "best match") if k == 0 else (1.1, None)
+        ax.plot(100 * strain, matches[k]["curve"], color=colors[k], lw=width, label=label)
+    levels = [bound[np.isfinite(bound)] for _, *both, _ in panel.bounds for bound in both]
+    shown = np.concatenate([[0.0], *levels, *(match["curve"] for match in matches)])
+    bottom, top = shown.min(), 1.08 * shown.max()
+    _draw_wishes(ax, panel, bottom, top)
+    ax.plot([], [], "o-", color=ACCENT, ms=5, lw=0.8, label="target")
+    ax.set(xlim=(0, 100 * strain[-1]), ylim=(bottom, top))
+    ax.set(xlabel="strain (%)", ylabel="effective stress (MPa)")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(6))
+    ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 1.0))
+
+
+def _tiled_cell(ax: Axes, cell: NDArray) -> None:
+    """Draw 3 x 3 cells, the middle one in ink."""
+    n = len(cell)
+    image = np.tile(np.where(cell > 0, 0.42, 0.0), (3, 3))
+    image[n : 2 * n, n : 2 * n] = cell > 0
+    ax.imshow(image, cmap=SOLID_MAP, vmin=0, vmax=1, interpolation="antialiased")
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)

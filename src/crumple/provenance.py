@@ -79,17 +79,19 @@ def stages_of(config: Config, stages: Iterable[str]) -> dict[str, dict[str, Any]
     return settings
 
 
-def read_record(value: Any, where: str | Path, advice: str) -> dict[str, Any]:
+def read_record(
+    value: Any, where: str | Path, advice: str, model: type[Record] = Record
+) -> dict[str, Any]:
     """Return a record from what an artefact holds: JSON text, or the value itself.
 
     Raises
     ------
     UserError
-        When it isn't a record.
+        When it isn't a record, or not of the ``model`` that says what more stands in it.
     """
     try:
         value = parse_json(str(value)) if isinstance(value, str | np.ndarray) else value
-        return Record.model_validate(value, strict=True).model_dump()
+        return model.model_validate(value, strict=True).model_dump()
     except ValidationError as error:
         reason = validation_reason(error)
     except ValueError as error:

@@ -74,6 +74,8 @@ def test_sigterm_is_one_sentence_and_leaves_no_temporary_file(tmp_path):
         (["index", "--shards", "none.zarr"], "--out"),
         (["extract", "none.zarr"], "--out"),
         (["inspect", "none.json"], "--sheet"),
+        (["library", "none.zarr"], "--out"),
+        (["lookup", "none.csv"], "--out"),
     ],
 )
 def test_a_file_of_the_user_is_not_replaced(tmp_path, capsys, command, option):

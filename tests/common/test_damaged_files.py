@@ -26,6 +26,7 @@ from crumple import candidates, dataset, designs, evaluation, results, targets
 from crumple.config import Config, load_config
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
+from crumple.library import read_library, write_library
 from crumple.provenance import read_record
 from crumple.published import files as published
 from crumple.published import importing
@@ -252,8 +253,10 @@ def written(folder):
     synthetic.write_designs(folder / "designs.npz", range(3), [QUARTER] * 3)
     curves = {"a": synthetic.curve(0.5, 0.2, FRAME_STRAIN)}
     synthetic.write_generated(folder / "generated.zarr", curves, 2, manifest=manifest)
+    write_library([manifest], None, folder / "library.npz")
     return {
         "manifest": manifest,
+        "library": folder / "library.npz",
         "designs": folder / "designs.npz",
         "shard": folder / "data/shards/0000.zarr",
         "generated": folder / "generated.zarr",
@@ -282,6 +285,15 @@ def test_manifests(written, data):
     path = written["manifest"].with_name("damaged.json")
     path.write_bytes(data.draw(edited(text)))
     works_or_one_sentence(lambda: dataset.Dataset(path).read("index", [(0, 0)]))
+
+
+@once
+@tries(600)
+@given(st.data())
+def test_libraries(folder, written, data):
+    path = folder / "damaged.npz"
+    path.write_bytes(data.draw(damaged_npz(written["library"].read_bytes())))
+    works_or_one_sentence(lambda: read_library(path).seed)
 
 
 @contextmanager

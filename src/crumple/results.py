@@ -332,7 +332,7 @@ def summarise(rows: Sequence[TargetRow], candidates: Sequence[CandidateRow]) -> 
         targets_without_result=sum(row.fe_best is None for row in rows),
         better_than_best_match=float(np.mean(better)),
         rank_correlation_pooled=rank_correlation([c for c in candidates if c.target in names]),
-        **{name: Statistic(**values) for name, values in numbers.to_dict("index").items()},
+        **{str(n): Statistic.model_validate(v) for n, v in numbers.to_dict("index").items()},
     )
 
 

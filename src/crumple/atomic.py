@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,10 @@ def _put(new: Path, out: Path) -> None:
 
 @contextmanager
 def resumable_folder(
-    out: str | Path, record: Mapping[str, Any], keep: bool = False
+    out: str | Path,
+    record: Mapping[str, Any],
+    keep: bool = False,
+    ignored: Collection[str] = (),
 ) -> Iterator[Path]:
     """Yield the scratch folder ``<out>.partial`` of a stage; it becomes ``out`` on success.
 
@@ -195,7 +198,11 @@ def resumable_folder(
         Everything that the content depends on, as JSON: ``stage`` and what
         :mod:`crumple.provenance` says.
     keep
-        Refuse to discard finished or unfinished work of another record: it was expensive.
+        Refuse to discard unfinished work of another record: it was expensive. A finished result
+        is replaced when the new one has been finished too.
+    ignored
+        Names of settings with which unfinished work is continued whatever they were, as
+        ``settings.train.training.steps``.
 
     Raises
     ------
@@ -207,16 +214,16 @@ def resumable_folder(
     partial = claim(scratch(out), record["stage"], folder=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     with locked(out) as check:
-        changed = _changes(partial, record)
-        for place, what in ((partial, changed), (out, _changes(out, record))):
-            if keep and what:
-                raise UserError(
-                    f"{place} was made with other settings or inputs ({what}): name another "
-                    "place with --out, or remove it"
-                )
+        changed = _changes(partial, record, ignored)
+        if keep and changed:
+            raise UserError(
+                f"{partial} is unfinished work of other settings or inputs ({changed}): name "
+                "another place with --out, or remove it"
+            )
         if changed != "":
             _remove(partial)
             partial.mkdir()
+        if _changes(partial, record) != "":
             save_record(partial, record)
         for leftover in partial.glob(".*"):  # half-written by a process that was killed
             _remove(leftover)
@@ -232,18 +239,18 @@ def scratch(out: str | Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def is_finished(out: str | Path, record: Mapping[str, Any]) -> bool:
+def is_finished(out: str | Path, record: Mapping[str, Any], ignored: Collection[str] = ()) -> bool:
     """Return whether a folder is the result of :func:`resumable_folder` for this record."""
-    return _changes(Path(os.path.realpath(out)), record) == ""
+    return _changes(Path(os.path.realpath(out)), record, ignored) == ""
 
 
-def _changes(folder: Path, record: Mapping[str, Any]) -> str | None:
+def _changes(folder: Path, record: Mapping[str, Any], ignored: Collection[str] = ()) -> str | None:
     """Return what differs between the record of a folder and another; None: it has no record."""
     try:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return differences(found, json.loads(json.dumps(record)))
+    return differences(found, json.loads(json.dumps(record)), ignored)
 
 
 # --- one process at a time -----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -203,16 +203,21 @@ def page_record(path: str | Path, advice: str) -> dict[str, Any]:
 # --- comparisons ---------------------------------------------------------------------------------
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], ignored: Collection[str] = ()
+) -> str:
     """Return in words how records, or settings, differ; empty when they don't.
 
     Parameters
     ----------
     found, wanted
         Values of JSON; the words say what is found instead of what is wanted.
+    ignored
+        Names of values that may differ, as ``settings.train.training.steps``.
     """
     ours, theirs = dict(_leaves(found)), dict(_leaves(wanted))
     names = [name for name in ours | theirs if ours.get(name, ...) != theirs.get(name, ...)]
+    names = [name for name in names if name not in ignored]
     parts = []
     for name in names[:3]:
         one, other = (_short(values.get(name, ...)) for values in (ours, theirs))

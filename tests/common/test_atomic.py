@@ -102,10 +102,23 @@ def test_expensive_work_is_not_discarded(tmp_path):
             pass
     with resumable_folder(out, record(h=0.4), keep=True) as folder:
         assert "0.txt" in names(folder)
-    with pytest.raises(UserError, match=r"model was made with other settings"):
+    assert names(tmp_path) == ["model"]
+    with pytest.raises(KeyboardInterrupt):
         with resumable_folder(out, record(h=0.3), keep=True):
-            pass
-    assert names(out) == ["0.txt", SUMS, RECORD] and names(tmp_path) == ["model"]
+            raise KeyboardInterrupt
+    assert "0.txt" in names(out)  # until another one has been finished
+    with resumable_folder(out, record(h=0.3), keep=True):
+        pass
+    assert "0.txt" not in names(out)
+
+
+def test_settings_that_are_ignored_continue_and_are_recorded(tmp_path):
+    out, ignored = tmp_path / "model", ["settings.mesh.mesh.h"]
+    _stop_half_way(out, record(h=0.4))
+    with resumable_folder(out, record(h=0.3), keep=True, ignored=ignored) as folder:
+        assert "0.txt" in names(folder)
+    assert is_finished(out, record(h=0.3)) and not is_finished(out, record(h=0.4))
+    assert is_finished(out, record(h=0.4), ignored)
 
 
 # --- what may be replaced ------------------------------------------------------------------------

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 import synthetic
-from crumple import dataset
-from crumple.config import Config, Training
+from crumple import cli, dataset
+from crumple.config import OPERATION, Config, Training
 from crumple.diffusion import spacetime
 from crumple.errors import UserError
 
@@ -68,3 +69,26 @@ def test_a_damaged_shard_is_not_trained_on(settings, tmp_path):
     with pytest.raises(UserError, match=r"0001.zarr has changed since .* make this shard again"):
         spacetime.train(settings, manifest, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_how_it_is_trained_discards_no_model(manifest, settings, tmp_path):
+    """Settings that change no result: they neither begin anew nor refuse to go on."""
+    short = settings.training.model_copy(update={"steps": 2, "decay": 0.0})
+    spacetime.train(settings.model_copy(update={"training": short}), manifest, tmp_path / "model")
+    how = {"micro_batch": 4, "compile": "no", "checkpoint_minutes": 7.0, "log_every": 3}
+    how |= {"validate_every": 2, "validation_samples": 1}
+    assert {f"training.{name}" for name in how} == {n for n in OPERATION if "training" in n}
+    longer = short.model_copy(update=how | {"steps": 3})
+    spacetime.train(settings.model_copy(update={"training": longer}), manifest, tmp_path / "model")
+    text = (tmp_path / "model/stats.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in text.splitlines()] == [1, 2, 3]
+
+
+def test_a_training_that_diverges_is_one_sentence(manifest, settings, tmp_path):
+    wild = settings.training.model_copy(update={"learning_rate": 1e6, "warmup": 0, "steps": 40})
+    config = settings.model_copy(update={"training": wild}).model_dump_json()
+    arguments = ["train", "--config", config, "--dataset", str(manifest)]
+    code = cli.main([*arguments, "--out", str(tmp_path / "model")])
+    assert code == 1 and not (tmp_path / "model").exists()
+    state = torch.load(tmp_path / "model.partial/checkpoint.pt")
+    assert all(value.isfinite().all() for value in state["network"].values())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crumple import seeds
 from crumple.config import Config, Optimisation, Training
-from crumple.diffusion import schedule, training
+from crumple.diffusion import schedule, spacetime, training
 from crumple.diffusion.model import load_model
 from crumple.diffusion.precision import resolve
 from crumple.errors import UserError
@@ -53,6 +55,8 @@ def trained(settings, manifest, tmp_path_factory):
 class Plane:
     """The smallest problem: a linear network learns a plane from noisy points."""
 
+    last = 10**9  # index of the sample at which the power fails
+
     def __init__(self, cache: Path, accelerator: Accelerator) -> None:
         self.device, self.cache = accelerator.device, cache
         (cache / "needed.txt").write_text("while training runs")
@@ -67,6 +71,8 @@ class Plane:
         return (network(x) - y).square().squeeze(1)
 
     def loss(self, network, indices):
+        if indices[0] >= self.last:
+            raise KeyboardInterrupt
         return self._loss(network, "training", indices)
 
     def validation_count(self):
@@ -81,6 +87,11 @@ class Plane:
         (folder / "training.json").write_text(json.dumps(training))
 
 
+def until(step: int) -> type[Plane]:
+    """The problem, when the power fails after this step."""
+    return type("Until", (Plane,), {"last": step * PLANE.batch})
+
+
 PLANE = Optimisation(
     steps=100,
     batch=8,
@@ -91,6 +102,7 @@ PLANE = Optimisation(
     precision="fp32",
     log_every=10,
     validate_every=20,
+    checkpoint_minutes=1e-9,  # after every step
 )
 
 
@@ -106,7 +118,7 @@ def train_plane(out: Path, problem=Plane, **changes) -> Path:
 def test_the_loop_trains_any_problem(tmp_path):
     out = train_plane(tmp_path / "plane")
     assert sorted(path.name for path in out.iterdir()) == [
-        *("checkpoint.pt", "constant.pt", "made_by.json", "plane.safetensors"),
+        *("SHA256SUMS", "checkpoint.pt", "constant.pt", "made_by.json", "plane.safetensors"),
         *("stats.jsonl", "tensorboard", "training.json"),
     ]
     weight = load_file(out / "plane.safetensors")["weight"]
@@ -124,6 +136,151 @@ def test_micro_batches_change_how_and_not_what(tmp_path):
     four = train_plane(tmp_path / "four", micro_batch=2)
     one, four = (load_file(folder / "plane.safetensors")["weight"] for folder in (one, four))
     assert torch.allclose(one, four, atol=1e-6)
+
+
+# --- training that goes on -----------------------------------------------------------------------
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Assert that two folders hold the same training, bit for bit."""
+    assert stats(one) == stats(other)
+    one, other = (torch.load(folder / "checkpoint.pt") for folder in (one, other))
+    assert one["progress"]["step"] == other["progress"]["step"]
+    for part in ("network", "average"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), (part, name)
+    for number, state in one["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, other["optimizer"]["state"][number][name]), name
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory):
+    """An uninterrupted training of 100 steps, of which the last 30 at a falling rate."""
+    return train_plane(tmp_path_factory.mktemp("hundred") / "plane")
+
+
+@pytest.mark.parametrize("first", [{"steps": 60}, {"decay": 0.5}, {"steps": 60, "decay": 0.0}])
+def test_a_finished_training_goes_on(hundred, tmp_path, first):
+    out = train_plane(tmp_path / "plane", **first)
+    start = torch.load(out / "constant.pt") if (out / "constant.pt").exists() else None
+    if start is not None:  # what came after it isn't made twice
+        assert start["progress"]["step"] in (42, 50)
+    before = stats(out)
+    train_plane(out)
+    assert_same(out, hundred)
+    assert json.loads((out / "training.json").read_text())["steps"] == 100
+    assert before != stats(out)
+
+
+def test_only_the_steps_that_are_missing_are_made(hundred, tmp_path):
+    out = train_plane(tmp_path / "plane", steps=60)
+    with pytest.raises(KeyboardInterrupt):  # what comes first is the rest of the constant rate
+        train_plane(out, until(42))
+    assert torch.load(out.with_name("plane.partial") / "checkpoint.pt")["progress"]["step"] == 42
+    assert json.loads((out / "training.json").read_text())["steps"] == 60
+    train_plane(out)
+    assert_same(out, hundred)
+    train_plane(out, until(0))  # nothing is missing
+    assert_same(out, hundred)
+
+
+def test_a_running_training_goes_on(hundred, tmp_path):
+    for step in (50, 55):  # before and after the rate has begun to fall at 52
+        out = tmp_path / f"{step}"
+        with pytest.raises(KeyboardInterrupt):
+            train_plane(out, until(step), steps=75)
+        train_plane(out)
+        assert_same(out, hundred)
+
+
+def test_an_interrupted_decay_continues_where_it_was(hundred, tmp_path):
+    out = tmp_path / "plane"
+    with pytest.raises(KeyboardInterrupt):
+        train_plane(out, until(90))
+    assert torch.load(out.with_name("plane.partial") / "checkpoint.pt")["progress"]["step"] == 90
+    train_plane(out)
+    assert_same(out, hundred)
+
+
+def test_fewer_steps_do_not_undo_what_was_made(hundred, tmp_path):
+    out = train_plane(tmp_path / "plane")
+    message = r"trained for 70 steps at the constant rate, but steps 60 with decay 0.3 .* step 42"
+    with pytest.raises(UserError, match=message):
+        train_plane(out, steps=60)
+    assert_same(out, hundred)
+
+
+def test_other_settings_begin_anew_and_unfinished_work_is_kept(hundred, tmp_path):
+    out = tmp_path / "plane"
+    with pytest.raises(KeyboardInterrupt):
+        train_plane(out, until(50))
+    kept = (out.with_name("plane.partial") / "checkpoint.pt").read_bytes()
+    with pytest.raises(UserError, match="partial is unfinished work of other .*learning_rate 0.1"):
+        train_plane(out, learning_rate=0.2)
+    assert (out.with_name("plane.partial") / "checkpoint.pt").read_bytes() == kept
+    train_plane(out)
+    train_plane(out, learning_rate=0.2)
+    assert stats(out)[0]["learning_rate"] == 0.2
+    assert stats(out)[0]["loss"] != stats(hundred)[0]["loss"]
+
+
+def test_another_precision_stops_unless_it_is_asked_for(hundred, tmp_path):
+    here = resolve("auto", "cpu", "training.precision")
+    other = "fp32" if here == "bf16" else "bf16"
+    out = tmp_path / "plane"
+    with pytest.raises(KeyboardInterrupt):
+        train_plane(out, until(50), precision=other)
+    AcceleratorState._reset_state(True)
+    kept = (out.with_name("plane.partial") / "checkpoint.pt").read_bytes()
+    with pytest.raises(
+        UserError, match=f"trained in {other} so far, .* auto means {here} .* to go"
+    ):
+        train_plane(out, precision="auto")
+    assert (out.with_name("plane.partial") / "checkpoint.pt").read_bytes() == kept
+    train_plane(out, precision=here)
+    made = json.loads((out / "training.json").read_text())
+    assert made["precision"] == [[0, other], [50, here]]
+    train_plane(out, precision="auto")  # nothing is missing, so nothing is computed in it
+    fp32 = [json.loads(line)["loss"] for line in (hundred / "stats.jsonl").read_text().splitlines()]
+    mixed = [line["loss"] for line in stats(out)]
+    assert mixed == pytest.approx(fp32, rel=0.2)
+    assert mixed[:5] != fp32[:5] if other == "bf16" else mixed[:5] == fp32[:5]
+    AcceleratorState._reset_state(True)
+
+
+@pytest.mark.parametrize("log_every", [1, 1000])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path, log_every):
+    out = tmp_path / "plane"
+    with pytest.raises(UserError, match=r"loss is not finite at step (\d+): lower .*rate") as error:
+        train_plane(out, learning_rate=1e20, log_every=log_every, validate_every=1000)
+    step = int(re.search(r"step (\d+)", str(error.value))[1])
+    assert step > 1 and not out.exists()
+    state = torch.load(out.with_name("plane.partial") / "checkpoint.pt")
+    assert state["progress"]["step"] == step - 1
+    assert all(value.isfinite().all() for value in state["network"].values())
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    """The loss of a step says nothing of the weights that come out of it."""
+    with pytest.raises(UserError, match="weights are not finite after step 1"):
+        train_plane(tmp_path / "plane", learning_rate=1e308, warmup=0)
+    assert not (tmp_path / "plane.partial/checkpoint.pt").exists()
+
+
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
+    out = train_plane(tmp_path / "plane")
+    content = (out / "constant.pt").read_bytes()
+    (out / "constant.pt").write_bytes(content[:-100])
+    with pytest.raises(UserError, match="cannot read .*plane.partial/constant.pt: .*train again"):
+        train_plane(out, steps=200)
+
+    class Wider(Plane):
+        def build(self):
+            return nn.Linear(4, 1)
+
+    with pytest.raises(UserError, match="cannot read .*checkpoint.pt: .*size mismatch"):
+        train_plane(out, Wider)
 
 
 def test_learning_rate_rises_and_falls():
@@ -194,13 +351,7 @@ def test_a_killed_run_continues_bit_for_bit(trained, manifest, settings, tmp_pat
     assert not out.exists()
 
     run(settings, manifest, out)
-    assert stats(out) == stats(trained)
-    uninterrupted, resumed = (torch.load(f / "checkpoint.pt") for f in (trained, out))
-    for part in ("network", "average"):
-        for name, value in uninterrupted[part].items():
-            assert torch.equal(value, resumed[part][name]), name
-    for number, state in uninterrupted["optimizer"]["state"].items():
-        assert torch.equal(state["exp_avg_sq"], resumed["optimizer"]["state"][number]["exp_avg_sq"])
+    assert_same(out, trained)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -232,6 +383,16 @@ def test_two_processes_train_like_one(trained, settings, manifest, tmp_path):
     one, two = (load_file(folder / "model.safetensors") for folder in (trained, out))
     for name in one:
         assert torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_two_processes_continue_what_one_began(trained, settings, manifest, tmp_path):
+    out = tmp_path / "model"
+    short = settings.training.model_copy(update={"steps": 3, "decay": 0.0})
+    spacetime.train(settings.model_copy(update={"training": short}), manifest, out)
+    run(settings, manifest, out, "--processes", "2")
+    for one, two in zip(stats(trained), stats(out), strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    assert stats(out)[:3] == stats(trained)[:3]
 
 
 def test_another_seed_is_another_run(trained, settings, manifest, tmp_path):

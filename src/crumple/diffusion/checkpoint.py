@@ -85,8 +85,9 @@ def restore(path: Path, contents: Mapping[str, Stateful], device: torch.device) 
     UserError
         When the file is damaged or of another network.
     """
+    where = device if device.type != "cpu" else "cpu"  # torch.load has no cpu:0
     with refusing(path, ADVICE):
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=where, weights_only=True)
         for name, part in contents.items():
             if name != "scaler" or name in state:  # only fp16 has one
                 part.load_state_dict(state[name])
@@ -98,7 +99,7 @@ def resume(
     progress: Progress,
     settings: Optimisation,
     device: torch.device,
-) -> None:
+) -> bool:
     """Continue from the last checkpoint whose steps are those of the schedule asked for.
 
     Parameters
@@ -114,16 +115,22 @@ def resume(
     device
         Where the parts are.
 
+    Returns
+    -------
+    bool
+        Whether steps made at a falling rate are given up, which :data:`LATEST` still holds.
+
     Raises
     ------
     UserError
         When a checkpoint is damaged, or the rate should have begun to fall earlier.
     """
     schedule = decay_start(settings), settings.steps
+    back = False
     if (folder / LATEST).exists():
         restore(folder / LATEST, contents, device)
-        falling = progress.step > progress.schedule[0]
-        if falling and progress.schedule != schedule:
+        back = progress.step > progress.schedule[0] and progress.schedule != schedule
+        if back:
             restore(folder / CONSTANT, contents, device)
         if progress.step > schedule[0] and progress.schedule != schedule:
             raise UserError(
@@ -133,6 +140,7 @@ def resume(
                 "with --out"
             )
     progress.schedule = schedule
+    return back
 
 
 def go_on_from(finished: Path, folder: Path) -> None:

@@ -16,10 +16,10 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from crumple.atomic import resumable_folder, save_text, scratch
+from crumple.atomic import is_finished, resumable_folder, save_text, scratch
 from crumple.config import Optimisation
 from crumple.diffusion import checkpoint
 from crumple.diffusion.checkpoint import CONSTANT, LATEST, STATS, TENSORBOARD, Progress, Stateful
@@ -83,8 +83,9 @@ class Problem(Protocol):
         ...
 
 
-# Settings of a training that another run may have had otherwise and be continued all the same.
-MAY_DIFFER = ("steps", "decay", "precision")
+# Settings with which a training goes on whatever they were before.
+MAY_CHANGE = ("steps", "decay", "precision")
+NEVER = 2**62  # a step that no training makes
 
 
 def train(
@@ -98,7 +99,9 @@ def train(
     """Train a problem; every process of a distributed run calls this.
 
     A run that was stopped leaves its last checkpoint in ``<out>.partial``, and the same command
-    continues there.
+    continues there. So does a command that asks for more steps, also when ``out`` is finished: it
+    goes on from the step at which the rate began to fall, and ends with the weights that a
+    training of that length would have had from the start.
 
     Parameters
     ----------
@@ -124,6 +127,7 @@ def train(
     """
     gpu = torch.cuda.is_available()
     precision = resolve(settings.precision, "cuda" if gpu else "cpu", f"{section}.precision")
+    ignored = [f"settings.{record['stage']}.{section}.{name}" for name in MAY_CHANGE]
     size, parts = micro_batches(settings, int(os.environ.get("WORLD_SIZE", 1)), section)
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     accelerator = Accelerator(
@@ -132,15 +136,18 @@ def train(
         gradient_accumulation_steps=parts,
     )
     main = accelerator.is_main_process
-    key = dict(record) | {"precision": precision}
-    with resumable_folder(out, key) if main else nullcontext(scratch(out)) as folder:
+    work = resumable_folder(out, record, keep=True, ignored=ignored)
+    with work if main else nullcontext(scratch(out)) as folder:
         cache = folder / "cache"
         if main:
             cache.mkdir(exist_ok=True)
+            if not (folder / LATEST).exists() and is_finished(out, record, ignored):
+                checkpoint.go_on_from(out, folder)
         accelerator.wait_for_everyone()
         problem = prepare(cache, accelerator)
+        run = Run(section, settings, precision, seed, folder)
         with stop_requested() as stop:
-            training_loop(problem, settings, seed, folder, accelerator, size, parts, stop)
+            training_loop(problem, run, accelerator, size, parts, stop)
         del problem  # which may hold files of the cache open; network file systems mind
         gc.collect()
         accelerator.wait_for_everyone()
@@ -149,11 +156,33 @@ def train(
     accelerator.end_training()
 
 
+class Run(NamedTuple):
+    """What a training is told.
+
+    Attributes
+    ----------
+    section
+        Name of its settings in the configuration.
+    settings
+        Steps, rate, precision, reports.
+    precision
+        What ``settings.precision`` means on this machine.
+    seed
+        Of the first weights.
+    folder
+        Where checkpoints, logs and the model are.
+    """
+
+    section: str
+    settings: Optimisation
+    precision: str
+    seed: int
+    folder: Path
+
+
 def training_loop(
     problem: Problem,
-    settings: Optimisation,
-    seed: int,
-    folder: Path,
+    run: Run,
     accelerator: Accelerator,
     size: int,
     parts: int,
@@ -163,22 +192,21 @@ def training_loop(
 
     Parameters
     ----------
-    problem, settings, seed
-        See :func:`train`.
-    folder
-        Where checkpoints, logs and the model are.
+    problem, run
+        What is trained, and how.
     accelerator
-        Device, precision, processes.
+        Device and processes.
     size, parts
         See :func:`micro_batches`.
     stop
         Becomes true when training has to stop after the present step.
     """
+    settings, folder = run.settings, run.folder
     device, main = accelerator.device, accelerator.is_main_process
     processes, rank = accelerator.num_processes, accelerator.process_index
 
     # --- the network, and where its training stands
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     network = problem.build().to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     if settings.compile == "yes" or (settings.compile == "auto" and device.type == "cuda"):
@@ -194,12 +222,18 @@ def training_loop(
     }
     if accelerator.scaler is not None:
         contents["scaler"] = accelerator.scaler
-    checkpoint.resume(folder, contents, progress, settings, device)
+    went_back = checkpoint.resume(folder, contents, progress, settings, device)
+    agree_on_precision(progress, run)
+    not_finite = torch.full((), NEVER, device=device)  # the first step whose loss isn't
 
     def save(name: str) -> None:
+        require_finite(network.parameters(), progress, run)
         if main:
             checkpoint.save(folder / name, contents)
         accelerator.wait_for_everyone()
+
+    if went_back:
+        save(LATEST)
 
     # --- reports
     if main:
@@ -229,19 +263,28 @@ def training_loop(
                 optimizer.step()
                 optimizer.zero_grad()
             loss += mean.detach() / parts
-        progress.losses += torch.stack([accelerator.reduce(loss, "mean"), torch.ones_like(loss)])
+        loss = accelerator.reduce(loss, "mean")
+        progress.losses += torch.stack([loss, torch.ones_like(loss)])
         progress.step += 1
+        not_finite = not_finite.where(loss.isfinite(), not_finite.clamp(max=progress.step))
         decay = ema_decay(progress.step * settings.batch, settings.batch)
         update_average(average, network, decay)
         bar.update()
 
-        # --- one line of the log
+        # --- what is due after it
         last = progress.step == settings.steps
-        line: dict[str, float | None] = {}
-        if progress.step % settings.log_every == 0 or last:
+        log = progress.step % settings.log_every == 0 or last
+        validate = progress.step % settings.validate_every == 0 or last
+        due = time.monotonic() - checkpointed > 60 * settings.checkpoint_minutes
+        stopped, due = any_process(accelerator, bool(stop), due or last)
+        if (log or validate or due or stopped) and not_finite < NEVER:
+            raise UserError(advice_not_finite(f"loss is not finite at step {not_finite}", run))
+
+        # --- one line of the log
+        line: dict[str, float | None] = {"step": progress.step} if log or validate else {}
+        if log:
             seconds = time.monotonic() - logged
-            line = {
-                "step": progress.step,
+            line |= {
                 "samples": progress.step * settings.batch,
                 "loss": (progress.losses[0] / progress.losses[1]).item(),
                 "learning_rate": rate,
@@ -250,9 +293,8 @@ def training_loop(
                 "memory_mb": memory_mb(device),
             }
             progress.losses.zero_()
-        if progress.step % settings.validate_every == 0 or last:
-            loss_now = validation_loss(problem, average, accelerator, size)
-            line |= {"step": progress.step, "validation_loss": loss_now}
+        if validate:
+            line["validation_loss"] = validation_loss(problem, average, accelerator, size)
         if line:
             logged, logged_step = time.monotonic(), progress.step
             if writer is not None:
@@ -260,8 +302,6 @@ def training_loop(
                 show_line(line, bar, first, settings.steps, logged - start)
 
         # --- one checkpoint
-        due = time.monotonic() - checkpointed > 60 * settings.checkpoint_minutes
-        stopped, due = any_process(accelerator, bool(stop), due or last)
         if stopped or due:
             save(LATEST)
             checkpointed = time.monotonic()
@@ -276,12 +316,55 @@ def training_loop(
     if writer is not None:
         writer.close()
         training = {
-            "seed": seed,
+            "seed": run.seed,
             "steps": progress.step,
             "samples": progress.step * settings.batch,
+            "precision": progress.precision,
             "settings": settings.model_dump(mode="json"),
         }
         problem.save(folder, average.state_dict(), training)
+
+
+# --- what stops a training -----------------------------------------------------------------------
+
+
+def agree_on_precision(progress: Progress, run: Run) -> None:
+    """Record the precision of the next steps, if it may be that one.
+
+    Raises
+    ------
+    UserError
+        When the steps so far were made in another one and nobody has asked for this one: ``auto``
+        means something else on this machine.
+    """
+    before = progress.precision[-1][1] if progress.precision else None
+    if before == run.precision or progress.step >= run.settings.steps:
+        return
+    if before is not None and run.settings.precision == "auto":
+        name = f"{run.section}.precision"
+        raise UserError(
+            f"{run.folder} was trained in {before} so far, and {name} auto means {run.precision} "
+            f"on this machine: set {name} to {before} or to {run.precision} to go on"
+        )
+    progress.precision.append((progress.step, run.precision))
+
+
+def require_finite(parameters: Iterable[Tensor], progress: Progress, run: Run) -> None:
+    """Raise when weights aren't finite, so that no checkpoint holds such ones."""
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        what = f"weights are not finite after step {progress.step}"
+        raise UserError(advice_not_finite(what, run))
+
+
+def advice_not_finite(what: str, run: Run) -> str:
+    """Return the sentence about a training that has diverged."""
+    again = f"lower {run.section}.learning_rate and remove {run.folder} to train again"
+    if run.precision == "fp32":
+        return f"{what}: {again}; it keeps the last checkpoint before"
+    return (
+        f"{what}: set {run.section}.precision to fp32 to go on from the last checkpoint before, or "
+        f"{again}"
+    )
 
 
 # --- a step --------------------------------------------------------------------------------------

@@ -290,7 +290,7 @@ class Optimisation(Section):
         le=100_000,
         description="samples that a process holds at once; gradients are accumulated",
     )
-    learning_rate: float = Field(4e-4, gt=0, description="of AdamW, after the warm-up")
+    learning_rate: float = Field(4e-4, gt=0, le=1e6, description="of AdamW, after the warm-up")
     warmup: int = Field(1000, ge=0, le=10**9, description="steps of linear warm-up")
     decay: float = Field(
         0.3, ge=0, le=1, description="last part of the steps, over which the rate falls to zero"

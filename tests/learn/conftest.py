@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 import synthetic
 from crumple.config import Config
@@ -36,3 +37,10 @@ def manifest(tmp_path_factory) -> Path:
 def settings() -> Config:
     """Settings of a run that takes seconds."""
     return Config.model_validate(SETTINGS)
+
+
+@pytest.fixture(autouse=True)
+def another_precision_in_the_same_process():
+    """Forget what Accelerate keeps of a training: a command trains once, these tests many times."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

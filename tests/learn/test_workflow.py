@@ -33,6 +33,8 @@ while [ $# -gt 1 ]; do
   shift
 done
 printf '%s\n' "${configs[@]}" > "$root/given-$stage.jsonl"
+[ $stage != train ] || { mkdir -p "$out"; cd "$out"; date +%N >> checkpoint.pt
+  for file in model.safetensors config.json normalisation.json; do date +%N > $file; done; exit; }
 case $out in
   *.npz | *.json | *.csv | *.html | *.png) date +%N > "$out" ;;
   *) mkdir -p "$out"; date +%N > "$out/content" ;;
@@ -155,6 +157,17 @@ def test_a_rule_gives_its_stage_every_setting(finished, stage):
 )
 def test_a_change_runs_what_depends_on_it_and_nothing_else(run, change, expected):
     assert set(planned(run, change)) == expected
+
+
+def test_a_longer_training_finds_what_the_shorter_one_has_left(run):
+    """Snakemake removes outputs before it makes them again; the checkpoint must not be one."""
+    model = run / "results/toy/model"
+    before = (model / "checkpoint.pt").read_text()
+    weights = (model / "model.safetensors").read_text()
+    snakemake(run, "--config", "training={steps: 16}", "--until", "train")
+    assert (model / "checkpoint.pt").read_text().startswith(before)
+    assert len((model / "checkpoint.pt").read_text().split()) == 2
+    assert (model / "model.safetensors").read_text() != weights
 
 
 def test_friction_leaves_the_meshes_of_the_data_set_alone(run):

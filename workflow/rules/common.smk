@@ -19,6 +19,7 @@ from crumple.config import (
     stage_settings,
 )
 from crumple.errors import ConfigError, UserError
+from crumple.provenance import MODEL_FILES
 from crumple.targets import read_targets
 
 try:
@@ -71,6 +72,16 @@ def shards(count):
 def folder_of_inputs(wildcards, input):
     """Return the folder of all inputs: thousands of names are longer than a command may be."""
     return os.path.dirname(input[0])
+
+
+def folder_of_outputs(wildcards, output):
+    """Return the folder of all outputs."""
+    return os.path.dirname(output[0])
+
+
+def folder_of_model(wildcards, input):
+    """Return the folder of the trained model."""
+    return os.path.dirname(input.model[0])
 
 
 def verified_count():

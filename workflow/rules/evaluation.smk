@@ -55,7 +55,7 @@ rule evaluate:
 rule report:
     input:
         dataset="<results>/data/dataset.json",
-        model="<results>/model",
+        model=MODEL,
         generated="<results>/generated.zarr",
         evaluation="<results>/evaluation",
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
@@ -71,10 +71,12 @@ rule report:
     resources:
         mem_mb=memory(2000),
         runtime=30,
+    params:
+        model=folder_of_model,
     message:
         "write the report: {output}"
     shell:
         "learn report --dataset {input.dataset}"
-        " --model {input.model} --generated {input.generated}"
+        " --model {params.model:q} --generated {input.generated}"
         " --evaluation {input.evaluation} --designs {input.designs} --shards {input.shards}"
         " --out {output} &> {log}"

@@ -4,12 +4,16 @@ TARGETS = [CONFIG.evaluation.targets]
 if CONFIG.evaluation.held_out:
     TARGETS.append("<results>/held_out.csv")
 
+# Files, not their folder, which Snakemake would remove before it trains again: with the checkpoints
+# that stay in it, `crumple train` goes on where the settings allow it.
+MODEL = expand("<results>/model/{file}", file=MODEL_FILES)
+
 
 rule train:
     input:
         "<results>/data/dataset.json",
     output:
-        directory("<results>/model"),
+        MODEL,
     log:
         "<logs>/train.log",
     benchmark:
@@ -22,11 +26,12 @@ rule train:
         runtime=1440,
     params:
         config=settings("train"),
+        folder=folder_of_outputs,
     message:
         "train the diffusion model; progress is in {log}"
     shell:
         'learn train --config {params.config:q} --config "$OPERATION"'
-        " --dataset {input} --out {output} &> {log}"
+        " --dataset {input} --out {params.folder:q} &> {log}"
 
 
 rule targets:
@@ -53,7 +58,7 @@ rule targets:
 
 rule generate:
     input:
-        model="<results>/model",
+        model=MODEL,
         targets=TARGETS,
     output:
         directory("<results>/generated.zarr"),
@@ -69,8 +74,9 @@ rule generate:
         runtime=240,
     params:
         config=settings("generate"),
+        model=folder_of_model,
     message:
         "generate candidates for every target curve"
     shell:
         'learn generate --config {params.config:q} --config "$OPERATION"'
-        " --model {input.model} --targets {input.targets} --out {output} &> {log}"
+        " --model {params.model:q} --targets {input.targets} --out {output} &> {log}"

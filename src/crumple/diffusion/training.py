@@ -145,9 +145,9 @@ def train(
                 checkpoint.go_on_from(out, folder)
         accelerator.wait_for_everyone()
         problem = prepare(cache, accelerator)
-        run = Run(section, settings, precision, seed, folder)
+        plan = Plan(section, settings, precision, seed, folder)
         with stop_requested() as stop:
-            training_loop(problem, run, accelerator, size, parts, stop)
+            training_loop(problem, plan, accelerator, size, parts, stop)
         del problem  # which may hold files of the cache open; network file systems mind
         gc.collect()
         accelerator.wait_for_everyone()
@@ -156,7 +156,7 @@ def train(
     accelerator.end_training()
 
 
-class Run(NamedTuple):
+class Plan(NamedTuple):
     """What a training is told.
 
     Attributes
@@ -182,7 +182,7 @@ class Run(NamedTuple):
 
 def training_loop(
     problem: Problem,
-    run: Run,
+    plan: Plan,
     accelerator: Accelerator,
     size: int,
     parts: int,
@@ -192,7 +192,7 @@ def training_loop(
 
     Parameters
     ----------
-    problem, run
+    problem, plan
         What is trained, and how.
     accelerator
         Device and processes.
@@ -201,12 +201,12 @@ def training_loop(
     stop
         Becomes true when training has to stop after the present step.
     """
-    settings, folder = run.settings, run.folder
+    settings, folder = plan.settings, plan.folder
     device, main = accelerator.device, accelerator.is_main_process
     processes, rank = accelerator.num_processes, accelerator.process_index
 
     # --- the network, and where its training stands
-    torch.manual_seed(run.seed)
+    torch.manual_seed(plan.seed)
     network = problem.build().to(device)
     average = copy.deepcopy(network).requires_grad_(False)
     if settings.compile == "yes" or (settings.compile == "auto" and device.type == "cuda"):
@@ -223,11 +223,11 @@ def training_loop(
     if accelerator.scaler is not None:
         contents["scaler"] = accelerator.scaler
     went_back = checkpoint.resume(folder, contents, progress, settings, device)
-    agree_on_precision(progress, run)
+    agree_on_precision(progress, plan)
     not_finite = torch.full((), NEVER, device=device)  # the first step whose loss isn't
 
     def save(name: str) -> None:
-        require_finite(network.parameters(), progress, run)
+        require_finite(network.parameters(), progress, plan)
         if main:
             checkpoint.save(folder / name, contents)
         accelerator.wait_for_everyone()
@@ -278,7 +278,7 @@ def training_loop(
         due = time.monotonic() - checkpointed > 60 * settings.checkpoint_minutes
         stopped, due = any_process(accelerator, bool(stop), due or last)
         if (log or validate or due or stopped) and not_finite < NEVER:
-            raise UserError(advice_not_finite(f"loss is not finite at step {not_finite}", run))
+            raise UserError(advice_not_finite(f"loss is not finite at step {not_finite}", plan))
 
         # --- one line of the log
         line: dict[str, float | None] = {"step": progress.step} if log or validate else {}
@@ -316,7 +316,7 @@ def training_loop(
     if writer is not None:
         writer.close()
         training = {
-            "seed": run.seed,
+            "seed": plan.seed,
             "steps": progress.step,
             "samples": progress.step * settings.batch,
             "precision": progress.precision,
@@ -328,7 +328,7 @@ def training_loop(
 # --- what stops a training -----------------------------------------------------------------------
 
 
-def agree_on_precision(progress: Progress, run: Run) -> None:
+def agree_on_precision(progress: Progress, plan: Plan) -> None:
     """Record the precision of the next steps, if it may be that one.
 
     Raises
@@ -338,32 +338,32 @@ def agree_on_precision(progress: Progress, run: Run) -> None:
         means something else on this machine.
     """
     before = progress.precision[-1][1] if progress.precision else None
-    if before == run.precision or progress.step >= run.settings.steps:
+    if before == plan.precision or progress.step >= plan.settings.steps:
         return
-    if before is not None and run.settings.precision == "auto":
-        name = f"{run.section}.precision"
+    if before is not None and plan.settings.precision == "auto":
+        name = f"{plan.section}.precision"
         raise UserError(
-            f"{run.folder} was trained in {before} so far, and {name} auto means {run.precision} "
-            f"on this machine: set {name} to {before} or to {run.precision} to go on"
+            f"{plan.folder} was trained in {before} so far, and {name} auto means {plan.precision} "
+            f"on this machine: set {name} to {before} or to {plan.precision} to go on"
         )
-    progress.precision.append((progress.step, run.precision))
+    progress.precision.append((progress.step, plan.precision))
 
 
-def require_finite(parameters: Iterable[Tensor], progress: Progress, run: Run) -> None:
+def require_finite(parameters: Iterable[Tensor], progress: Progress, plan: Plan) -> None:
     """Raise when weights aren't finite, so that no checkpoint holds such ones."""
     if not all(parameter.isfinite().all() for parameter in parameters):
         what = f"weights are not finite after step {progress.step}"
-        raise UserError(advice_not_finite(what, run))
+        raise UserError(advice_not_finite(what, plan))
 
 
-def advice_not_finite(what: str, run: Run) -> str:
+def advice_not_finite(what: str, plan: Plan) -> str:
     """Return the sentence about a training that has diverged."""
-    again = f"lower {run.section}.learning_rate and remove {run.folder} to train again"
-    if run.precision == "fp32":
+    again = f"lower {plan.section}.learning_rate and remove {plan.folder} to train again"
+    if plan.precision == "fp32":
         return f"{what}: {again}; it keeps the last checkpoint before"
     return (
-        f"{what}: set {run.section}.precision to fp32 to go on from the last checkpoint before, or "
-        f"{again}"
+        f"{what}: set {plan.section}.precision to fp32 to go on from the last checkpoint before, "
+        f"or {again}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -211,6 +212,16 @@ def test_the_pictures(found):
         assert near[0] > 300 and near[1] == 0  # the target is drawn on the left only
         dark = (np.abs(tiles - ink).max(axis=-1) < 8).mean()
         assert 0.01 < dark < 0.2  # the middle cells of 8 designs
+
+
+def test_it_takes_little_time(tmp_path):
+    """Less than 3 s on a free core, of which half goes into importing matplotlib and SciPy."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    (tmp_path / "mine.csv").write_text("strain,stress\n0.05,12\n0.1,15\n0.2,16\n")
+    command = [sys.executable, "-m", "crumple", "lookup", "mine.csv"]
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
 def test_running_it_again_replaces_its_own_result_only(tmp_path, capsys, monkeypatch):

@@ -10,36 +10,48 @@ import pytest
 import zarr
 
 import synthetic
-from crumple import candidates, check, cli, dataset, designs, evaluation, report
+from crumple import check, cli, dataset, designs
 from crumple.config import Config
-from crumple.diffusion.generation import generate
-from crumple.diffusion.training import train
+from crumple.published import export_published, import_published
 from crumple.readers import read_npz
 
 TARGETS = Path(__file__).parents[2] / "workflow/targets/paper.csv"
 
 
-def make_run(run: Path, config: Config) -> Path:
-    """All stages of a run but for the finite elements, in whose place made-up fields stand."""
-    data, verified = run / "data", run / "verified"
-    for number in range(2):
-        path = data / f"designs/{number:04d}.npz"
-        designs.sample_shard(config, number, path)
-        synthetic_shard(path, data, config)
-    shards = sorted((data / "shards").iterdir())
-    manifest = data / "dataset.json"
-    dataset.write_manifest(shards, config, manifest)
-    train(config, manifest, run / "model")
-    evaluation.write_held_out_targets(manifest, 1, run / "held_out.csv")
-    generated = run / "generated.zarr"
-    generate(config, run / "model", [TARGETS, run / "held_out.csv"], generated)
-    drawn = verified / "designs/0000.npz"
-    candidates.extract(generated, config, 0, drawn)
-    synthetic_shard(drawn, verified, config)
-    parts = [drawn], [verified / "shards/0000.zarr"]
-    evaluation.evaluate(generated, manifest, *parts, run / "evaluation")
-    pages = run / "model", generated, run / "evaluation"
-    report.write_report(manifest, *pages, *parts, run / "report.html")
+def make_run(run: Path, config: Config, imported: bool = False) -> Path:
+    """All stages of a run but for the finite elements, in whose place made-up fields stand.
+
+    With ``imported``, the data are such ones in the published layout.
+    """
+    settings = run.with_suffix(".yaml")
+    settings.write_text(config.model_dump_json())
+    manifest, model, generated = run / "data/dataset.json", run / "model", run / "generated.zarr"
+    drawn, verified = run / "verified/designs/0000.npz", run / "verified/shards/0000.zarr"
+    held_out, evaluated = run / "held_out.csv", run / "evaluation"
+
+    def crumple(stage, out, *arguments):
+        command = [stage, "--config", settings, "--out", out, *arguments]
+        assert cli.main([str(argument) for argument in command]) == 0
+
+    if imported:
+        layout, folder = run.with_name("lagrangian"), run.with_name("ours")
+        export_published(synthetic.write_dataset(folder, 12, 6, config), layout, 1)
+        import_published(layout, run / "data/shards", 1)
+    else:
+        for number in range(2):
+            path = run / f"data/designs/{number:04d}.npz"
+            crumple("sample", path, "--shard", number)
+            synthetic_shard(path, run / "data", config)
+    crumple("index", manifest, "--shards", *sorted((run / "data/shards").iterdir()))
+    crumple("train", model, "--dataset", manifest)
+    crumple("targets", held_out, "--dataset", manifest)
+    crumple("generate", generated, "--model", model, "--targets", TARGETS, held_out)
+    crumple("extract", drawn, generated)
+    synthetic_shard(drawn, run / "verified", config)
+    parts = ["--dataset", manifest, "--generated", generated]
+    parts += ["--designs", drawn, "--shards", verified]
+    crumple("evaluate", evaluated, *parts)
+    crumple("report", run / "report.html", *parts, "--model", model, "--evaluation", evaluated)
     return run
 
 
@@ -51,10 +63,10 @@ def synthetic_shard(path: Path, part: Path, config: Config) -> None:
     synthetic.write_shard(out, known["quarter"], stress, status, known["index"], config=config)
 
 
-def make(settings: Config, folder: Path, **more) -> Path:
+def make(settings: Config, folder: Path, imported: bool = False, **more) -> Path:
     values = settings.model_dump() | {"designs": {"count": 12, "shard_size": 6}} | more
     values |= {"evaluation": {"held_out": 1, "verify": 1}}
-    return make_run(folder, Config.model_validate(values))
+    return make_run(folder, Config.model_validate(values), imported)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +138,16 @@ def test_a_run_that_is_not_finished_is_ok(run, last, capsys):
         for part in ("data/dataset.json", "data/shards/0001.zarr"):
             shutil.rmtree(run / part) if (run / part).is_dir() else (run / part).unlink()
     assert problems(run, capsys) == []
+
+
+def test_a_run_on_imported_data_is_ok(settings, tmp_path, capsys):
+    """From the published layout to the report; the records say whose physics it is."""
+    run = make(settings, tmp_path / "published", imported=True)
+    capsys.readouterr()
+    assert problems(run, capsys) == []
+    for record in ("model/made_by.json", "evaluation/made_by.json"):
+        recorded = json.loads((run / record).read_text())["settings"]
+        assert recorded["import-published"] == {"physics": "published"}
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):

@@ -54,7 +54,8 @@ def stages(run: Run) -> list[tuple[str, str, str]]:
     manifest, every = run.dataset.manifest, run.results.summary["all"]
     valid, failed = len(manifest["valid"]), len(manifest["failures"])
     shards = [run.dataset.shard(number) for number in range(len(manifest["shards"]))]
-    seconds = np.concatenate([shard["cpu_seconds"][:] for shard in shards])
+    timed = [shard["cpu_seconds"][:] for shard in shards if "cpu_seconds" in shard]
+    seconds = np.concatenate([np.zeros(0), *timed])  # imported shards have none
     seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
     cost = f"{seconds.mean():.1f} CPU s each" if len(seconds) else "cost unknown"
     failures = sum(every.failures.values())

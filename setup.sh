@@ -29,7 +29,7 @@ main() {
   else
     install_apt "${APT_PACKAGES[@]}"
     set_up_venv .venv-fe /usr/bin/python3 fem fem,test --system-site-packages
-    set_up_venv .venv "$(find_python)" learn learn,test,dev,docs
+    set_up_venv .venv "$(find_python)" learn learn,share,test,dev,docs
   fi
   case $task in
     demo) run_demo ;;

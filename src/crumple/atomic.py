@@ -28,7 +28,12 @@ from crumple.provenance import RECORD, differences, hash_file
 
 SUMS = "SHA256SUMS"  # of the files of a finished folder, as `sha256sum --check` reads them
 HEAD = 4096  # bytes of a file in which it says that it is ours
-MARKS = (b"crumple", b"made_by.npy", b"target,")  # JSON, HTML, PNG; npz; CSV of target curves
+MARKS = (  # JSON, HTML, PNG; npz; CSV of target curves, of the designs of a data set
+    b"crumple",
+    b"made_by.npy",
+    b"target,",
+    b"design,shard,row",
+)
 BEAT = 20.0  # seconds between two signs of life of the owner of a lock
 PATIENCE = 90.0  # seconds without one after which it counts as dead; NFS may hide 60 of them
 

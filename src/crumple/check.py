@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from crumple.atomic import SUMS
 from crumple.candidates import STORE, open_candidates
@@ -53,6 +54,8 @@ INDEX = "make it again with `crumple index`"
 TRAIN = "train this model again with `crumple train`"
 EVALUATE = "run `crumple evaluate` again"
 REPORT = "run `crumple report` again"
+CRATE = "ro-crate-metadata.json"
+DESCRIBE = "run `crumple crate` again"
 SUM = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
@@ -60,6 +63,19 @@ class WorkRecord(Record):
     """Record of a folder with a file per design; ``files`` is the hash of what they are made of."""
 
     files: str
+
+
+class CrateEntity(BaseModel):
+    """What is compared of the files that a crate lists."""
+
+    id: str = Field(alias="@id")
+    sha256: str | None = None
+
+
+class Crate(BaseModel):
+    """Content of ``ro-crate-metadata.json`` (:mod:`crumple.crate`)."""
+
+    graph: list[CrateEntity] = Field(alias="@graph")
 
 
 class GeneratedRecord(Record):
@@ -146,6 +162,9 @@ def examine(run: Path) -> Findings:
             path = run / "report.html"
             inputs = _inputs(path, dataset=dataset, evaluation=evaluation / "evaluation.json")
             require_inputs(page_record(path, REPORT), path, **inputs)
+    if (run / CRATE).exists():
+        with findings.artefact("description of the run"):
+            _crate(run, read_json(run / CRATE, Crate, DESCRIBE))
     unfinished = sorted(path.relative_to(run).as_posix() for path in run.rglob("*.partial"))
     if unfinished:
         findings.notes.append(f"unfinished: {', '.join(unfinished)}")
@@ -371,6 +390,17 @@ def _evaluation(
                 raise UserError(f"{path}, from which {folder} was made, is missing: make it again")
             if (hash_folder if is_shard else hash_file)(path) != wanted:
                 raise UserError(f"{folder} wasn't made from {path} as it is now; {EVALUATE}")
+
+
+def _crate(run: Path, crate: Crate) -> None:
+    """Compare the files of a run with the checksums in its description."""
+    for entity in crate.graph:
+        if entity.sha256 is not None:
+            path = run / PurePosixPath(entity.id)
+            if not path.resolve().is_relative_to(run.resolve()) or not path.is_file():
+                raise UserError(f"{run / CRATE} lists {path}, which is missing; {DESCRIBE}")
+            if hash_file(path) != entity.sha256:
+                raise UserError(f"{path} isn't as {run / CRATE} describes it; {DESCRIBE}")
 
 
 def _require_same(record: Mapping[str, Any], made: Mapping[str, Any], where: Path) -> None:

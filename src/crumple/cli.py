@@ -284,6 +284,33 @@ def _inspect(args: argparse.Namespace) -> None:
     inspect(args.dataset, args.sheet)
 
 
+def _add_crate(commands) -> None:
+    help = "describe a run for publication: RO-Crate, and Croissant for its data set"
+    parser = commands.add_parser("crate", help=help, description=help)
+    parser.add_argument("run", type=Path, help="folder of the run, results/NAME")
+    parser.add_argument(
+        "--author", action="append", default=[], metavar="NAME", help="may be repeated"
+    )
+    parser.add_argument(
+        "--licence",
+        default="https://creativecommons.org/licenses/by/4.0/",
+        metavar="URL",
+        help="of the results; default CC BY 4.0",
+    )
+    parser.set_defaults(handler=_crate)
+
+
+def _crate(args: argparse.Namespace) -> None:
+    try:
+        from crumple.crate import write_crate
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"`crumple crate` needs {error.name}: pip install 'crumple[share]', or mlcroissant "
+            "and rocrate"
+        ) from error
+    write_crate(args.run, args.author, args.licence)
+
+
 def _add_import_published(commands) -> None:
     help = "turn the published data set (GIF files and tables) into shards"
     parser = commands.add_parser("import-published", help=help, description=help)
@@ -443,6 +470,7 @@ COMMANDS = (
     _add_index,
     _add_inspect,
     _add_check,
+    _add_crate,
     _add_import_published,
     _add_export_published,
     _add_library,

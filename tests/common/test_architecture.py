@@ -50,6 +50,8 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "evaluation": 11,
     "report": 12,
     "check": 12,
+    "croissant": 12,
+    "crate": 12,
     "cli": 13,
     "__main__": 14,
 }
@@ -62,6 +64,8 @@ FOREIGN = {  # packages that only some modules know of
     "ipctk": {"fem"},
     "gmsh": {"meshing"},
     "jinja2": {"report"},
+    "mlcroissant": {"croissant"},
+    "rocrate": {"crate"},
 }
 
 

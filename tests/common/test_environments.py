@@ -59,7 +59,7 @@ def conda(name):
 
 
 @pytest.mark.parametrize(
-    "name, extras", [("fem", ["fem", "test"]), ("learn", ["learn", "test", "dev", "docs"])]
+    "name, extras", [("fem", ["fem", "test"]), ("learn", ["learn", "share", "test", "dev", "docs"])]
 )
 def test_every_dependency_is_pinned(name, extras):
     pins = constraints(name)

@@ -85,8 +85,31 @@ def test_nothing_is_wider_than_the_window(page):
     assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_tables_fit_into_the_page(page):
+    room = (
+        "[...document.querySelectorAll('.scroll')].map((box) => box.scrollWidth - box.clientWidth)"
+    )
+    assert page.execute_script(f"return {room}") == [0] * 4
+    page.execute_script("document.querySelector('#targets-table').style.width = '3000px'")
+    assert max(page.execute_script(f"return {room}")) > 0  # the control
+
+
+def test_the_summary_has_both_conventions(page):
+    """Of three first choices one failed: 10, 20 and 100 per cent, or 10 and 20."""
+    rows = page.execute_script(
+        "return [...document.querySelectorAll('#summary tbody')].map((body) =>"
+        "[...body.rows].map((row) => [...row.cells].map((cell) => cell.innerText)))"
+    )
+    counted, left_out, others, prediction = rows
+    assert counted[0] == ["simulated against target, failures count as 100 %"]
+    assert counted[1][:2] == ["first choice", "20.0\N{NO-BREAK SPACE}% (15.0 – 60.0)"]
+    assert left_out[1][:2] == ["first choice", "15.0\N{NO-BREAK SPACE}% (12.5 – 17.5)"]
+    assert others[-1][1:] == ["2 of 3", "2 of 2", "0 of 1"]
+    assert prediction[-1][1] == "89\N{NO-BREAK SPACE}% (8 of 9)"
+
+
 def test_a_heading_sorts_its_table(page):
-    column = 4  # best match
+    column = 3  # best match
     values = (
         "[...document.querySelectorAll('#targets-table tbody tr')]"
         f".map((row) => Number(row.cells[{column}].dataset.value))"

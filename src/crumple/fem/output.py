@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyvista
 from numpy.typing import NDArray
 
@@ -88,10 +87,5 @@ def _pvd(strains: NDArray, names: list[str]) -> str:
 
 
 def _csv(strain: NDArray, stress: NDArray) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["strain (1)", "effective stress (MPa)"])
-    for pair in zip(strain, stress, strict=True):
-        if np.isfinite(pair[1]):
-            writer.writerow([f"{value:.6g}" for value in pair])
-    return text.getvalue()
+    table = pd.DataFrame({"strain (1)": strain, "effective stress (MPa)": stress}).dropna()
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n")

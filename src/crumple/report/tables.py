@@ -65,17 +65,17 @@ TARGET_COLUMNS = {
 
 def target_table(rows: Sequence[TargetRow]) -> Table:
     """Return a row per target."""
-    columns = [Column(name) for name in ("acceptable", "chosen", "failed")]
+    columns = [Column("acceptable"), Column("failed")]
     columns += [Column(heading) for heading in TARGET_COLUMNS.values()]
     columns = [Column("target", "text"), *columns, Column("rank correlation")]
     body = []
     for number, row in enumerate(rows):
+        failed = sum(row.failures.values())
         body.append(
             [
                 Entry(row.target, title(row.target), link=f"#target-{number}"),
                 Entry(row.acceptable_fraction, f"{row.acceptable} of {row.candidates}"),
-                plain(row.verified),
-                plain(sum(row.failures.values())),
+                Entry(failed, f"{failed} of {row.verified}"),
                 *(error(getattr(row, name)) for name in TARGET_COLUMNS),
                 correlation(row.rank_correlation),
             ]

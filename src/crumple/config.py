@@ -351,6 +351,9 @@ class Generation(Section):
     guidance_interval: Pair = Field(
         (0.05, 20.0), description="noise levels between which guidance acts"
     )
+    precision: Precision = Field(
+        "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"
+    )
 
     @model_validator(mode="after")
     def _noise_levels_are_ordered(self) -> Generation:

@@ -1,9 +1,11 @@
 """Generation: read-out of every kind of model, ranking, several processes, interruption."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import zarr
 import synthetic
 from crumple import metrics
 from crumple.atomic import save_record
-from crumple.config import Config, Model
+from crumple.config import Config, Generation, Model
 from crumple.dataset import Dataset
 from crumple.diffusion import data, generation
 from crumple.diffusion.model import build_network, load_model, save_model
@@ -89,29 +91,91 @@ def test_processes_share_the_work_and_change_nothing(generated, settings, model_
         np.testing.assert_array_equal(array[:], two[name][:], err_msg=name)
 
 
-def test_an_interrupted_run_does_not_repeat_what_is_done(
-    settings, model_folder, tmp_path, monkeypatch
-):
-    targets = tmp_path / "targets.csv"
-    targets.write_text(TARGETS)
-    arguments = settings, model_folder, [targets], tmp_path / "out.zarr"
-    original, done = generation._candidates, []
+class PowerFails(Exception):
+    """Ends a generation between two batches."""
 
-    def counted(model, goals, numbers, config):
-        if len(done) == fail_after:
-            raise KeyboardInterrupt
-        done.append(numbers)
+
+@pytest.fixture
+def counted(monkeypatch):
+    """What was sampled, of how much may be sampled until the power fails."""
+    original, log = generation._candidates, SimpleNamespace(done=[], last=99)
+
+    def candidates(model, goals, numbers, config):
+        if len(log.done) == log.last:
+            raise PowerFails
+        log.done.append(numbers)
         return original(model, goals, numbers, config)
 
-    monkeypatch.setattr(generation, "_candidates", counted)
-    fail_after = 1
-    with pytest.raises(KeyboardInterrupt):
-        generation.generate(*arguments)
-    assert not (tmp_path / "out.zarr").exists()
-    fail_after = 5
-    generation.generate(*arguments)
-    assert done == [range(0, 3), range(3, 4)]
-    assert zarr.open_group(tmp_path / "out.zarr", mode="r")["rank"].shape == (4,)
+    monkeypatch.setattr(generation, "_candidates", candidates)
+    return log
+
+
+def interrupted(log, settings, model_folder, folder: Path, **changes) -> list:
+    """Arguments of a generation that was interrupted after its first batch."""
+    (folder / "targets.csv").write_text(TARGETS)
+    arguments = [model_folder, [folder / "targets.csv"], folder / "out.zarr"]
+    log.last = 1
+    with pytest.raises(PowerFails):
+        generation.generate(changed(settings, **changes), *arguments)
+    assert not (folder / "out.zarr").exists()
+    log.last = 99
+    return arguments
+
+
+def changed(settings: Config, **changes) -> Config:
+    """Settings with others of generation."""
+    values = settings.generation.model_dump() | changes
+    return settings.model_copy(update={"generation": Generation.model_validate(values)})
+
+
+def test_an_interrupted_run_does_not_repeat_what_is_done(
+    settings, model_folder, generated, tmp_path, counted
+):
+    arguments = interrupted(counted, settings, model_folder, tmp_path)
+    generation.generate(settings, *arguments)
+    assert counted.done == [range(0, 3), range(3, 4)]
+    one, two = (zarr.open_group(p, mode="r") for p in (generated, tmp_path / "out.zarr"))
+    for name, array in one.arrays():
+        np.testing.assert_array_equal(array[:], two[name][:], err_msg=name)
+
+
+def test_batches_of_another_size_continue(settings, model_folder, generated, tmp_path, counted):
+    arguments = interrupted(counted, settings, model_folder, tmp_path, batch=1)
+    generation.generate(changed(settings, batch=2), *arguments)
+    assert counted.done == [range(0, 1), range(0, 2), range(2, 4)]
+    one, two = (zarr.open_group(p, mode="r") for p in (generated, tmp_path / "out.zarr"))
+    assert sorted(one["seed"][:].tolist()) == sorted(two["seed"][:].tolist())
+    assert two["target"][:].tolist() == [0, 0, 1, 1]
+
+
+def test_precision_is_a_setting_that_is_kept(settings, model_folder, tmp_path, counted):
+    """Candidates of two precisions are not mixed, and bf16 is what it says, on every CPU."""
+    arguments = interrupted(counted, settings, model_folder, tmp_path, precision="fp32")
+    generation.generate(changed(settings, precision="bf16"), *arguments)
+    assert counted.done == [range(0, 3), range(0, 3), range(3, 4)]
+    generation.generate(changed(settings, precision="fp32"), *arguments[:2], tmp_path / "fp32.zarr")
+    masks = []
+    for name, precision in (("out", "bf16"), ("fp32", "fp32")):
+        store = zarr.open_group(tmp_path / f"{name}.zarr", mode="r")
+        assert store.attrs["precision"] == precision
+        masks.append(store["mask"][:].astype(float).ravel())
+    assert not np.array_equal(*masks)
+    assert np.corrcoef(*masks)[0, 1] > 0.98
+
+    with pytest.raises(UserError, match="generation.precision fp16 needs a GPU"):
+        generation.generate(changed(settings, precision="fp16"), *arguments)
+
+
+def test_a_run_is_not_continued_with_other_weights(
+    settings, model_folder, manifest, tmp_path, counted
+):
+    arguments = interrupted(counted, settings, model_folder, tmp_path)
+    other = shutil.copytree(model_folder, tmp_path / "other")
+    model = load_model(other)
+    weights = {name: 2 * value for name, value in model.denoiser.network.state_dict().items()}
+    save_model(other, weights, model.settings, model.normalisation, {})
+    generation.generate(settings, other, *arguments[1:])
+    assert counted.done == [range(0, 3), range(0, 3), range(3, 4)]
 
 
 @pytest.mark.parametrize(

@@ -78,8 +78,9 @@ def sample(
 def generate(config: Config, model_folder: Path, target_files: Sequence[Path], out: Path) -> None:
     """Generate candidates for every target; every process of a distributed run calls this.
 
-    Batches are the same whatever the number of processes, which share them out; a batch that is
-    done is not done again when the command is repeated after an interruption.
+    Batches are the same whatever the number of processes, which share them out; what is done is
+    not done again when the command is repeated after an interruption, with batches of another
+    size too.
 
     Parameters
     ----------
@@ -105,22 +106,24 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
     count = len(targets.names) * settings.candidates
     batches = [range(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
 
-    precision = resolve("auto", state.device.type, "generation.precision")
+    precision = resolve(settings.precision, state.device.type, "generation.precision")
     trained = folder_record(model_folder, "train this model again with `crumple train`")
     weights = {"model": hash_model(model_folder)}
     record = made_by("generate", config, trained, **weights)
     goals = [targets.names, targets.stress.tolist(), targets.known.tolist()]
-    key = record | {"targets": goals}
+    key = record | {"targets": goals, "precision": precision}
     main = state.is_main_process
     start = time.monotonic()
     with resumable_folder(out, key) if main else nullcontext(scratch(out)) as folder:
         state.wait_for_everyone()
-        mine = range(state.process_index, len(batches), state.num_processes)
-        for number in progress(mine, len(mine), "generate", "part") if main else mine:
-            part = folder / f"part-{number:05d}.npz"
-            if not part.exists():
+        mine = batches[state.process_index :: state.num_processes]
+        for batch in progress(mine, len(mine), "generate", "part") if main else mine:
+            if not all(_part(folder, number).exists() for number in batch):
                 with autocast(precision, state.device.type):
-                    save_npz(part, **_candidates(model, targets, batches[number], config))
+                    columns = _candidates(model, targets, batch, config)
+                for row, number in enumerate(batch):
+                    one = {name: values[row : row + 1] for name, values in columns.items()}
+                    save_npz(_part(folder, number), **one)
         state.wait_for_everyone()
         if main:
             attributes = {
@@ -131,10 +134,11 @@ def generate(config: Config, model_folder: Path, target_files: Sequence[Path], o
                 "guidance": settings.guidance,
                 "sampler": settings.sampler,
                 "steps": settings.steps,
+                "precision": precision,
                 "evaluations_per_sample": evaluations(settings.sampler, settings.steps),
                 "seconds": time.monotonic() - start,
             }
-            _assemble(folder, len(batches), attributes)
+            _assemble(folder, count, attributes)
     state.wait_for_everyone()
     state.destroy_process_group()
 
@@ -249,9 +253,14 @@ def quarters_from_fields(physical: np.ndarray, normalisation: Normalisation) -> 
     return np.array([design_from_fields(sample) for sample in fields])
 
 
-def _assemble(folder: Path, parts: int, attributes: dict[str, Any]) -> None:
-    """Turn the parts in ``folder`` into a zarr store there."""
-    paths = [folder / f"part-{number:05d}.npz" for number in range(parts)]
+def _part(folder: Path, number: int) -> Path:
+    """Return where a candidate waits for the others."""
+    return folder / f"candidate-{number:06d}.npz"
+
+
+def _assemble(folder: Path, count: int, attributes: dict[str, Any]) -> None:
+    """Turn the candidates in ``folder`` into a zarr store there."""
+    paths = [_part(folder, number) for number in range(count)]
     columns: dict[str, list[np.ndarray]] = {}
     for path in paths:
         for name, values in read_npz(path, PART).items():

@@ -1,7 +1,12 @@
-"""Run a command in several processes of one machine, as ``accelerate launch`` does for clusters."""
+"""Run a command in several processes of one machine, as ``accelerate launch`` does for clusters.
+
+What goes wrong in one of them ends all, with one sentence: the first process speaks for those that
+fail with it, the launcher for those that cannot speak any more.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -11,10 +16,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.distributed import DistError
 
 from crumple.errors import UserError
 
-GRACE = 30.0  # seconds that the other processes get to end by themselves when one has failed
+SILENCE = 5.0  # seconds after which another process says what the first one hasn't said
+PAUSE = 1.0  # seconds that the others get to end by themselves when the first one has failed
+GRACE = 30.0  # the same when another one has failed, for the first may have a checkpoint to write
 
 
 def run(processes: int | None, work: Callable[[], None]) -> None:
@@ -27,20 +35,78 @@ def run(processes: int | None, work: Callable[[], None]) -> None:
     work
         What each process does. Under a launcher (``accelerate launch``, ``torchrun``), which has
         set ``WORLD_SIZE`` already, it is called directly.
+
+    Raises
+    ------
+    UserError
+        What ``work`` raises; also when the other processes are gone, or one was killed.
     """
     count = processes or max(1, torch.cuda.device_count())
     if "WORLD_SIZE" not in os.environ and count > 1:
         raise SystemExit(_launch(count))
+    first = int(os.environ.get("RANK", 0)) == 0
     try:
         work()
     except UserError:
-        if int(os.environ.get("RANK", 0)) > 0:  # the first process says it for all
+        if not first:
+            time.sleep(SILENCE)  # ends here where the first process fails too
+        raise
+    except KeyboardInterrupt:
+        if not first:
             raise SystemExit(1) from None
         raise
+    except RuntimeError as error:
+        if not isinstance(error, DistError) and "gloo" not in str(error):
+            raise
+        if not first:
+            time.sleep(SILENCE)
+        raise UserError(
+            "the connection to the other processes was lost, because one of them has ended: what "
+            "was finished so far is kept, run the same command again to continue"
+        ) from error
 
 
 def _launch(count: int) -> int:
-    """Start the copies, pass signals on to them, and return their exit status."""
+    """Start the copies, pass signals on to them, and return their exit status.
+
+    Raises
+    ------
+    UserError
+        When one was killed.
+    """
+    children = _start(count)
+
+    def forward(number: int, frame: object) -> None:
+        for child in children:
+            child.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, forward)
+    deadline = math.inf
+    while True:
+        codes = [child.poll() for child in children]
+        killed = [rank for rank, code in enumerate(codes) if code is not None and code < 0]
+        if killed or time.monotonic() > deadline:
+            break
+        if None not in codes:
+            return int(any(codes))
+        if any(codes):
+            deadline = min(deadline, time.monotonic() + (PAUSE if codes[0] else GRACE))
+        time.sleep(0.05)
+    for child in children:
+        child.kill()
+        child.wait()
+    if killed:
+        name = signal.Signals(-children[killed[0]].returncode).name
+        why = " (as the system does when memory runs out)" if name == "SIGKILL" else ""
+        raise UserError(
+            f"process {killed[0]} of {count} was ended by {name}{why}, so the others were stopped: "
+            "what was finished so far is kept, run the same command again to continue"
+        )
+    return 1
+
+
+def _start(count: int) -> list[subprocess.Popen[bytes]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,23 +121,7 @@ def _launch(count: int) -> int:
         "LOCAL_WORLD_SIZE": str(count),
     }
     command = [sys.executable, "-m", "crumple", *sys.argv[1:]]
-    children = [
+    return [
         subprocess.Popen(command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
-
-    def forward(number: int, frame: object) -> None:
-        for child in children:
-            child.send_signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, forward)
-    deadline = None
-    while any(child.poll() is None for child in children):
-        time.sleep(0.1)
-        if deadline is None and any(child.poll() not in (None, 0) for child in children):
-            deadline = time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
-            for child in children:
-                child.kill()
-    return int(any(child.returncode for child in children))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 import yaml
@@ -247,6 +247,32 @@ def read_npz(path: str | Path, schema: Schema) -> dict[str, NDArray]:
         return arrays
 
 
+def map_npy(path: str | Path, name: str, spec: Array, advice: str) -> NDArray:
+    """Map an npy file into memory, copied where it is written to.
+
+    Parameters
+    ----------
+    path
+        File as :func:`numpy.save` writes it.
+    name
+        What the sentence calls the array.
+    spec
+        What it must be; ``low`` and ``high`` aren't looked at, for that would read all of it.
+    advice
+        What the user does about a file that cannot be read.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, cut off, or another array.
+    """
+    path = Path(path)
+    with refusing(path, advice), _regular(path).open("rb") as file:
+        shape, fortran_order, dtype = _npy_header(file, path.stat().st_size, name, spec, {})
+        order: Literal["F", "C"] = "F" if fortran_order else "C"
+        return np.memmap(path, dtype, "c", file.tell(), shape, order)
+
+
 def npz_names(path: str | Path, advice: str) -> list[str]:
     """Return the names of the arrays of an npz file; see :func:`read_npz`."""
     path = Path(path)
@@ -402,18 +428,8 @@ def _check_array(
 
 def _read_npy(file: IO[bytes], size: int, name: str, spec: Array, sizes: dict[str, int]) -> NDArray:
     """Read one array of an npz file, after its header has been compared with ``spec``."""
-    version = np.lib.format.read_magic(file)
-    read_header = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in read_header:
-        raise ValueError(f"{name} has an unknown version of the npy format")
-    shape, fortran_order, dtype = read_header[version](file)
-    _check_array(name, dtype.kind, shape, spec, sizes)
+    shape, fortran_order, dtype = _npy_header(file, size, name, spec, sizes)
     content = math.prod(shape) * dtype.itemsize
-    if file.tell() + content != size:
-        raise ValueError(f"{name} is cut off")
     buffer = bytearray(content)
     view, start = memoryview(buffer), 0
     while start < content:
@@ -428,6 +444,24 @@ def _read_npy(file: IO[bytes], size: int, name: str, spec: Array, sizes: dict[st
         values.tolist()  # raises where there is no such character
     _check_values(name, values, spec)
     return values
+
+
+def _npy_header(
+    file: IO[bytes], size: int, name: str, spec: Array, sizes: dict[str, int]
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read shape, order and type of an npy file and compare them with ``spec`` and ``size``."""
+    version = np.lib.format.read_magic(file)
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read_header:
+        raise ValueError(f"{name} has an unknown version of the npy format")
+    shape, fortran_order, dtype = read_header[version](file)
+    _check_array(name, dtype.kind, shape, spec, sizes)
+    if file.tell() + math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{name} is cut off")
+    return shape, fortran_order, dtype
 
 
 def _check_values(name: str, values: NDArray, spec: Array) -> None:

@@ -1,6 +1,7 @@
 """Samples of the denoiser: channels, scaling, cache, symmetries."""
 
 import json
+import shutil
 import time
 
 import numpy as np
@@ -147,6 +148,27 @@ def test_cache_is_built_once(manifest, cache):
     data.build_cache(Dataset(manifest), Model(), cache)
     assert (cache / "samples.npy").stat().st_mtime_ns == before
     assert json.loads((cache / "normalisation.json").read_text())["fields"] == ["u1", "w2", "s22"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("samples.npy", lambda content: content[:-1], "samples is cut off"),
+        ("samples.npy", lambda content: content.replace(b"<f2", b"<i2"), "holds integers, not num"),
+        ("samples.npy", lambda content: content.replace(b" 34,", b" 17,"), "is 11 x 17 x 96 x 96"),
+        ("stress.npy", lambda content: content.replace(b"(11, 11)", b"(121,)  "), "is 121, not 11"),
+        ("stress.npy", lambda content: b"", "magic string"),
+    ],
+)
+def test_a_damaged_cache_is_one_sentence(cache, tmp_path, name, change, words):
+    damaged = shutil.copytree(cache, tmp_path / "cache")
+    content = (cache / name).read_bytes()
+    (damaged / name).write_bytes(change(content))
+    with pytest.raises(data.UserError, match=f"cannot read .*{name}: .*remove .*cache and train"):
+        data.load_samples(damaged, 10, torch.device("cpu"))
+    with pytest.raises(data.UserError, match=words):
+        data.load_samples(damaged, 10, torch.device("cpu"))
+    data.load_samples(cache, 10, torch.device("cpu"))
 
 
 def test_loader_is_not_what_training_waits_for(splits):

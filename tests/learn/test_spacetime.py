@@ -1,10 +1,12 @@
 """What the training of the space-time model sees, and what it refuses to see."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 import synthetic
 from crumple import cli, dataset
@@ -36,22 +38,44 @@ def test_a_draw_is_a_function_of_seed_and_index():
     assert set(d.element for d in draws) == set(range(8))
 
 
-def test_two_designs_are_learnt_by_heart(tmp_path):
-    """The loss on two designs falls far below that on others, which the network never saw."""
+def learn_by_heart(folder: Path, **changes) -> list[dict]:
+    """Train on two designs, hold another one out; return the log."""
     model = {"channels": [32, 64], "depths": [1, 1], "embedding": 32, "head": 32, "patch": 4}
     model |= {"frames": "last", "fields": ["s22"], "spatial_attention": 12}
     hard = {"steps": 300, "batch": 2, "learning_rate": 3e-3, "warmup": 10, "log_every": 50}
     hard |= {"noise_mean": 0.5, "noise_std": 0.5, "augmentation": "none", "precision": "fp32"}
-    hard |= {"drop_curve": 0.0, "drop_steps": 0.0, "validate_every": 300}
+    hard |= {"drop_curve": 0.0, "drop_steps": 0.0, "validate_every": 300} | changes
     halves = Config.model_validate({"dataset": {"validation_fraction": 0.5}})
-    path = synthetic.write_dataset(tmp_path / "data", 4, 4, halves)  # designs 0, 2 and 3
+    path = synthetic.write_dataset(folder / "data", 4, 4, halves)  # designs 0, 2 and 3
     config = Config.model_validate({"model": model, "training": hard})
-    spacetime.train(config, path, tmp_path / "model")
-    text = (tmp_path / "model/stats.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
+    spacetime.train(config, path, folder / "model")
+    text = (folder / "model/stats.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_two_designs_are_learnt_by_heart(tmp_path):
+    """The loss on two designs falls far below that on others, which the network never saw."""
+    lines = learn_by_heart(tmp_path)
     assert lines[-1]["loss"] < 0.15
     assert lines[0]["loss"] > 2 * lines[-1]["loss"]
     assert lines[-1]["validation_loss"] > 2 * lines[-1]["loss"]
+
+
+def test_bf16_learns_as_fp32_does(tmp_path):
+    """On every CPU; weights, their average and the optimiser stay in fp32."""
+    short = {"steps": 60, "log_every": 20, "validate_every": 60}
+    full = learn_by_heart(tmp_path / "fp32", **short)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    half = learn_by_heart(tmp_path / "bf16", precision="bf16", **short)
+    for one, other in zip(full, half, strict=True):
+        assert other["loss"] != one["loss"]
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.05)
+    assert half[-1]["loss"] < 0.6 * half[0]["loss"]
+    state = torch.load(tmp_path / "bf16/model/checkpoint.pt")
+    tensors = [*state["network"].values(), *state["average"].values()]
+    tensors += [moment["exp_avg_sq"] for moment in state["optimizer"]["state"].values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    assert state["progress"]["precision"] == [(0, "bf16")]
 
 
 def test_data_of_other_physics_are_not_trained_on(manifest, settings, tmp_path):

@@ -305,6 +305,21 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path):
         train_plane(out, Wider)
 
 
+def test_a_log_that_was_cut_off_goes_on(hundred, tmp_path):
+    """Power may fail while a line is written; anything else than that is said."""
+    out = tmp_path / "plane"
+    with pytest.raises(PowerFails):
+        train_plane(out, until(50))
+    log = out.with_name("plane.partial") / "stats.jsonl"
+    whole = log.read_text()
+    log.write_text('{"step": "ten"}\n' + whole)
+    with pytest.raises(UserError, match=r"cannot read .*stats.jsonl: in line 1, 'step' = 'ten'"):
+        train_plane(out)
+    log.write_text(whole + '{"step": 60, "lo')
+    train_plane(out)
+    assert_same(out, hundred)
+
+
 def test_learning_rate_rises_and_falls():
     settings = Training(steps=100, warmup=10, decay=0.2, learning_rate=1.0)
     rates = [schedule.learning_rate(step, settings) for step in range(100)]

@@ -24,7 +24,7 @@ from crumple.diffusion.preconditioning import SIGMA_DATA
 from crumple.errors import UserError
 from crumple.layout import CELL, CHANNELS, EULERIAN_CHANNELS, pixel_height
 from crumple.progress import progress
-from crumple.readers import read_json
+from crumple.readers import Array, map_npy, read_json
 
 STORED = {
     "lagrangian": ("frames", CHANNELS),
@@ -298,12 +298,22 @@ def load_samples(cache: Path, training: int, device: torch.device) -> tuple[Samp
         Number of samples of the training split.
     device
         Where training runs.
+
+    Raises
+    ------
+    UserError
+        When a file of the cache is damaged.
     """
-    constants = read_json(cache / "normalisation.json", Normalisation, "train again")
-    physical = torch.from_numpy(np.load(cache / "samples.npy", mmap_mode="c"))
+    advice = f"remove {cache} and train again"
+    constants = read_json(cache / "normalisation.json", Normalisation, advice)
+    sizes = "samples", constants.layout.channels, CELL, CELL
+    samples = map_npy(cache / "samples.npy", "samples", Array("f", sizes), advice)
+    curves = Array("f", (len(samples), len(constants.curve_strain)))
+    stress = torch.tensor(map_npy(cache / "stress.npy", "stress", curves, advice))
+    physical = torch.from_numpy(samples)
     if device.type == "cuda" and 2 * physical.nbytes < torch.cuda.mem_get_info(device)[0]:
         physical = physical.to(device)
-    stress = torch.from_numpy(np.load(cache / "stress.npy")).to(physical.device)
+    stress = stress.to(physical.device)
     return (
         Samples(physical[:training], stress[:training], constants),
         Samples(physical[training:], stress[training:], constants),

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
+from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -35,6 +36,7 @@ from crumple.diffusion.precision import resolve
 from crumple.diffusion.schedule import decay_start, ema_decay, learning_rate
 from crumple.errors import UserError
 from crumple.progress import progress_line
+from crumple.readers import read_json_lines
 
 
 class Problem(Protocol):
@@ -443,12 +445,23 @@ def stop_requested() -> Iterator[list[str]]:
 # --- the log -------------------------------------------------------------------------------------
 
 
+class LoggedStep(BaseModel):
+    """A line of ``stats.jsonl``; there is more."""
+
+    step: int
+
+
 def forget_lines(stats: Path, step: int) -> None:
     """Remove the lines that came after the checkpoint from which training continues."""
-    if stats.exists():
-        lines = stats.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n")]
-        save_text(stats, "".join(x for x in kept if json.loads(x)["step"] <= step))
+    if not stats.exists():
+        return
+    text = stats.read_text()
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)  # the last may be cut off
+    save_text(stats, "".join(lines))
+    steps = read_json_lines(stats, LoggedStep, "remove it and train on without it")
+    save_text(
+        stats, "".join(line for line, at in zip(lines, steps, strict=True) if at.step <= step)
+    )
 
 
 def write_line(stats: Path, writer: SummaryWriter, line: Mapping[str, float | None]) -> None:

@@ -333,6 +333,60 @@ class Training(Optimisation):
         return self
 
 
+class Response(Section):
+    """Forward network from a design to its curve, which ranks candidates."""
+
+    members: int = Field(4, ge=1, le=100, description="networks of the ensemble")
+    channels: list[Width] = Field(
+        [32, 64, 96],
+        min_length=1,
+        max_length=4,
+        description="width of each level, the finest first",
+    )
+    depths: list[Depth] = Field(
+        [1, 1, 2], min_length=1, max_length=4, description="blocks of each level"
+    )
+    steps: int = Field(4000, ge=1, le=10**9, description="optimiser steps of a member")
+    batch: int = Field(32, ge=1, le=100_000, description="designs per step")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, the largest")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="of AdamW")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Response:
+        _check_quarter_levels(self.channels, self.depths)
+        return self
+
+
+class Designer(Section):
+    """Diffusion model of the quarter of a design, conditioned on the curve."""
+
+    channels: list[Width] = Field(
+        [48, 96, 128],
+        min_length=1,
+        max_length=4,
+        description="width of each level, the finest first",
+    )
+    depths: list[Depth] = Field(
+        [1, 1, 2], min_length=1, max_length=4, description="blocks of each level"
+    )
+    embedding: int = Field(
+        256, ge=16, le=8192, description="width of the embedding of noise level and curve"
+    )
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Designer:
+        _check_quarter_levels(self.channels, self.depths)
+        return self
+
+
+def _check_quarter_levels(channels: list[int], depths: list[int]) -> None:
+    """Refuse levels that a network of quarters cannot have."""
+    if len(channels) != len(depths):
+        raise ValueError("channels and depths must have as many entries")
+    if any(width % 16 for width in channels) or any(width % 32 for width in channels[1:]):
+        raise ValueError("channels must be multiples of 16, from the second on of 32")
+
+
 class Generation(Section):
     """Sampling of candidates for target curves."""
 

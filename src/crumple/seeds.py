@@ -6,8 +6,16 @@ from typing import Literal
 
 import numpy as np
 
-STAGES = {"designs": 1, "training": 2, "generation": 3, "split": 4, "epochs": 5, "validation": 6}
-Stage = Literal["designs", "training", "generation", "split", "epochs", "validation"]
+STAGES = {
+    "designs": 1,
+    "training": 2,
+    "generation": 3,
+    "split": 4,
+    "epochs": 5,
+    "validation": 6,
+    "response": 7,
+}
+Stage = Literal["designs", "training", "generation", "split", "epochs", "validation", "response"]
 
 
 def rng(seed: int, stage: Stage, index: int = 0) -> np.random.Generator:

@@ -1,0 +1,64 @@
+"""Designs and their curves, of a library, as training and validation pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crumple.config import Config
+from crumple.errors import UserError
+from crumple.library import Library, read_library
+from crumple.provenance import made_by
+from crumple.seeds import in_validation
+
+
+class Split(NamedTuple):
+    """Designs of one split."""
+
+    quarter: NDArray  # (n, 48, 48) uint8
+    curve: NDArray  # (n, 51) float32, MPa
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Both splits, and the record of the library that they come from."""
+
+    training: Split
+    validation: Split
+    record: dict[str, Any]
+
+    def made_by(self, stage: str, config: Config) -> dict[str, Any]:
+        """Return the record of a model that is trained on these pairs."""
+        return made_by(stage, config, self.record)
+
+
+def read_pairs(config: Config, path: Path | None) -> Pairs:
+    """Read a library and hold out the designs that a data set of them would hold out.
+
+    Parameters
+    ----------
+    config
+        ``dataset.validation_fraction`` counts.
+    path
+        See :func:`crumple.library.read_library`.
+    """
+    library = read_library(path)
+    held = held_out(library, config.dataset.validation_fraction)
+    if held.all():
+        raise UserError(f"{path or 'the library'} has no design to train on")
+    curve = library.curve_stress.astype(np.float32)
+    return Pairs(
+        Split(library.quarter[~held], curve[~held]),
+        Split(library.quarter[held], curve[held]),
+        library.record,
+    )
+
+
+def held_out(library: Library, fraction: float) -> NDArray[np.bool_]:
+    """Return which designs of a library are in the validation split, a function of their numbers."""
+    held = [in_validation(library.seed, int(index), fraction)[0] for index in library.index]
+    return np.array(held, bool)

@@ -311,15 +311,12 @@ class Optimisation(Section):
     )
 
 
-class Training(Optimisation):
-    """Training of the denoiser (Karras et al. 2022)."""
+class Denoising(Optimisation):
+    """Training of a denoiser (Karras et al. 2022)."""
 
     noise_mean: float = Field(-0.4, ge=-10, le=10, description="mean of ln sigma in training")
     noise_std: float = Field(
         1.4, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
-    )
-    augmentation: Literal["none", "shift", "all"] = Field(
-        "all", description="random half-period shifts; all: reflections as well"
     )
     drop_curve: float = Field(0.1, ge=0, lt=1, description="part of the samples without a curve")
     drop_steps: float = Field(
@@ -327,10 +324,18 @@ class Training(Optimisation):
     )
 
     @model_validator(mode="after")
-    def _drops_leave_something(self) -> Training:
+    def _drops_leave_something(self) -> Denoising:
         if self.drop_curve + self.drop_steps > 1:
             raise ValueError("drop_curve and drop_steps must not be more than 1 together")
         return self
+
+
+class Training(Denoising):
+    """Training of the space-time model (Karras et al. 2022)."""
+
+    augmentation: Literal["none", "shift", "all"] = Field(
+        "all", description="random half-period shifts; all: reflections as well"
+    )
 
 
 class Response(Section):
@@ -346,10 +351,6 @@ class Response(Section):
     depths: list[Depth] = Field(
         [1, 1, 2], min_length=1, max_length=4, description="blocks of each level"
     )
-    steps: int = Field(4000, ge=1, le=10**9, description="optimiser steps of a member")
-    batch: int = Field(32, ge=1, le=100_000, description="designs per step")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, the largest")
-    weight_decay: float = Field(0.05, ge=0, le=10, description="of AdamW")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Response:
@@ -379,6 +380,37 @@ class Designer(Section):
         return self
 
 
+class DesignerTraining(Denoising):
+    """Training of the design model."""
+
+    steps: int = Field(20_000, ge=1, le=10**9, description="optimiser steps")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
+    warmup: int = Field(100, ge=0, le=10**9, description="steps of linear warm-up")
+    noise_mean: float = Field(1.0, ge=-10, le=10, description="mean of ln sigma in training")
+    noise_std: float = Field(
+        1.6, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
+    )
+
+
+class ResponseTraining(Optimisation):
+    """Training of the forward network."""
+
+    steps: int = Field(4000, ge=1, le=10**9, description="optimiser steps")
+    batch: int = Field(32, ge=1, le=100_000, description="samples per step over all processes")
+    micro_batch: int = Field(
+        32,
+        ge=1,
+        le=100_000,
+        description="samples that a process holds at once; gradients are accumulated",
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
+    warmup: int = Field(50, ge=0, le=10**9, description="steps of linear warm-up")
+    decay: float = Field(
+        0.5, ge=0, le=1, description="last part of the steps, over which the rate falls to zero"
+    )
+    weight_decay: float = Field(0.05, ge=0, le=10, description="of AdamW, on matrices")
+
+
 def _check_quarter_levels(channels: list[int], depths: list[int]) -> None:
     """Refuse levels that a network of quarters cannot have."""
     if len(channels) != len(depths):
@@ -390,7 +422,17 @@ def _check_quarter_levels(channels: list[int], depths: list[int]) -> None:
 class Generation(Section):
     """Sampling of candidates for target curves."""
 
-    candidates: int = Field(10, ge=1, le=100_000, description="samples per target")
+    method: Literal["cascade", "joint"] = Field(
+        "cascade",
+        description="designs first, then their fields; or both at once, as in the paper",
+    )
+    candidates: int = Field(10, ge=1, le=100_000, description="designs per target that are kept")
+    draws: int = Field(
+        64,
+        ge=1,
+        le=1_000_000,
+        description="designs per target that the cascade draws; it keeps the best predicted",
+    )
     batch: int = Field(20, ge=1, le=100_000, description="samples that a process draws at once")
     sampler: Literal["dpmpp_2m", "heun"] = Field("dpmpp_2m", description="ODE solver")
     steps: int = Field(18, ge=2, le=10_000, description="noise levels of the sampler")
@@ -465,6 +507,10 @@ class Config(Section):
     dataset: DatasetSplit = DatasetSplit()
     model: Model = Model()
     training: Training = Training()
+    designer: Designer = Designer()
+    designer_training: DesignerTraining = DesignerTraining()
+    response: Response = Response()
+    response_training: ResponseTraining = ResponseTraining()
     generation: Generation = Generation()
     evaluation: Evaluation = Evaluation()
 
@@ -527,18 +573,18 @@ def _held_out(config: Config) -> int:
 # Sections, or single settings, that each stage of the workflow depends on. Params of the rules,
 # keys of resumed work, the settings recorded in an artefact, and what `crumple STAGE` demands of
 # a rule are all made from this table.
+DATA = ("seed", "designs", "mesh", "material", "contact", "loading")
 STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "sample": ("seed", "designs"),
     "mesh": ("mesh",),
     "simulate": ("material", "contact", "loading"),
     "rasterise": ("fields",),
-    "index": ("seed", "designs", "mesh", "material", "contact", "loading", "dataset"),
+    "index": (*DATA, "dataset"),
     "inspect": (),
     # Physics too: data that were made with other settings, such as linked ones, are refused.
-    "train": (
-        *("seed", "designs", "mesh", "material", "contact", "loading"),
-        *("model", "training"),
-    ),
+    "train": (*DATA, "model", "training"),
+    "train-designer": (*DATA, "dataset", "designer", "designer_training"),
+    "train-response": (*DATA, "dataset", "response", "response_training"),
     "targets": ("evaluation.held_out",),
     "generate": ("seed", "designs.side_fraction", "designs.islands", "generation"),
     "extract": ("designs.shard_size", "evaluation.verify"),
@@ -549,12 +595,14 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 # Settings of these stages that change how a result is made and not the result: another value
 # neither runs a stage again nor discards what is done.
 OPERATION = (
-    "training.micro_batch",
-    "training.compile",
-    "training.checkpoint_minutes",
-    "training.log_every",
-    "training.validate_every",
-    "training.validation_samples",
+    *(
+        f"{section}.{name}"
+        for section in ("training", "designer_training", "response_training")
+        for name in (
+            *("micro_batch", "compile", "checkpoint_minutes"),
+            *("log_every", "validate_every", "validation_samples"),
+        )
+    ),
     "generation.batch",
 )
 

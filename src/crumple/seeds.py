@@ -14,8 +14,11 @@ STAGES = {
     "epochs": 5,
     "validation": 6,
     "response": 7,
+    "designer": 8,
 }
-Stage = Literal["designs", "training", "generation", "split", "epochs", "validation", "response"]
+Stage = Literal[
+    "designs", "training", "generation", "split", "epochs", "validation", "response", "designer"
+]
 
 
 def rng(seed: int, stage: Stage, index: int = 0) -> np.random.Generator:

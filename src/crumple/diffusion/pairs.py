@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple.config import Config
+from crumple.dataset import DATA_STAGES
 from crumple.errors import UserError
 from crumple.library import Library, read_library
-from crumple.provenance import made_by
+from crumple.provenance import made_by, require_settings, stages_of
 from crumple.seeds import in_validation
 
 
@@ -42,11 +43,20 @@ def read_pairs(config: Config, path: Path | None) -> Pairs:
     Parameters
     ----------
     config
-        ``dataset.validation_fraction`` counts.
+        ``dataset.validation_fraction``; and the settings that the designs have to be made with,
+        but for the seed.
     path
         See :func:`crumple.library.read_library`.
+
+    Raises
+    ------
+    UserError
+        When the library cannot be read or was made with other settings.
     """
     library = read_library(path)
+    wanted = stages_of(config, DATA_STAGES)
+    del wanted["sample"]["seed"]
+    require_settings(library.record, wanted, path or "the library of the package")
     held = held_out(library, config.dataset.validation_fraction)
     if held.all():
         raise UserError(f"{path or 'the library'} has no design to train on")

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from crumple import seeds
-from crumple.config import Config, Training
+from crumple.config import Config, Denoising
 from crumple.dataset import Dataset
 from crumple.diffusion import training
 from crumple.diffusion.data import Samples, build_cache, load_samples, symmetries
@@ -56,7 +56,13 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def draw(
-    seed: int, index: int, count: int, steps: int, elements: list[int], settings: Training
+    seed: int,
+    index: int,
+    count: int,
+    steps: int,
+    elements: list[int],
+    settings: Denoising,
+    stage: seeds.Stage = "training",
 ) -> Draw:
     """Decide everything about the training sample number ``index`` of the run.
 
@@ -74,8 +80,10 @@ def draw(
         Symmetries to draw from.
     settings
         Distribution of the noise level, and how often (a part of) the curve is hidden.
+    stage
+        Whose random numbers are drawn.
     """
-    random = seeds.rng(seed, "training", index)
+    random = seeds.rng(seed, stage, index)
     sigma = math.exp(settings.noise_mean + settings.noise_std * random.standard_normal())
     element = elements[random.integers(len(elements))]
     known = np.ones(steps, bool)
@@ -88,7 +96,7 @@ def draw(
     return Draw(row, element, sigma, known, int(random.integers(2**63)))
 
 
-def validation_draws(seed: int, count: int, steps: int, settings: Training) -> list[Draw]:
+def validation_draws(seed: int, count: int, steps: int, settings: Denoising) -> list[Draw]:
     """Return the fixed noise of the validation loss for ``count`` held-out designs.
 
     Noise levels are quantiles of the training distribution, spread over samples so that few of

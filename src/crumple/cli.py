@@ -381,6 +381,37 @@ def _train(args: argparse.Namespace) -> None:
     run(args.processes, lambda: train(_settings(args), args.dataset, args.out))
 
 
+def _add_train_designer(commands) -> None:
+    help = "train the diffusion model of designs given a curve, on a library"
+    _add_library_training(commands, "train-designer", help, _train_designer)
+
+
+def _add_train_response(commands) -> None:
+    help = "train the forward model, which predicts the curve of a design, on a library"
+    _add_library_training(commands, "train-response", help, _train_response)
+
+
+def _add_library_training(commands, name: str, help: str, handler) -> None:
+    parser = _stage(commands, name, help, handler)
+    help = "designs and curves (npz) of `crumple library`; default: the library of the package"
+    parser.add_argument("--library", type=Path, metavar="FILE", help=help)
+    _add_processes(parser)
+
+
+def _train_designer(args: argparse.Namespace) -> None:
+    from crumple.diffusion.designer import train_designer
+    from crumple.diffusion.launch import run
+
+    run(args.processes, lambda: train_designer(_settings(args), args.library, args.out))
+
+
+def _train_response(args: argparse.Namespace) -> None:
+    from crumple.diffusion.launch import run
+    from crumple.diffusion.response import train_response
+
+    run(args.processes, lambda: train_response(_settings(args), args.library, args.out))
+
+
 def _add_report(commands) -> None:
     parser = _stage(commands, "report", "write the report of a run as one HTML page", _report)
     _add_candidates(parser)
@@ -404,7 +435,12 @@ def _report(args: argparse.Namespace) -> None:
 
 def _add_generate(commands) -> None:
     parser = _stage(commands, "generate", "generate candidates for target curves", _generate)
-    parser.add_argument("--model", type=Path, required=True, help="folder of `crumple train`")
+    help = "forward model, which ranks: folder of `crumple train-response`"
+    parser.add_argument("--response", type=Path, required=True, metavar="FOLDER", help=help)
+    help = "design model: folder of `crumple train-designer`"
+    parser.add_argument("--designer", type=Path, metavar="FOLDER", help=help)
+    help = "space-time model: folder of `crumple train`"
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=help)
     parser.add_argument(
         "--targets", type=Path, nargs="+", required=True, help="CSV files of target curves"
     )
@@ -412,11 +448,11 @@ def _add_generate(commands) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    from crumple.diffusion.generation import generate
+    from crumple.diffusion.generation import Models, generate
     from crumple.diffusion.launch import run
 
-    config = _settings(args)
-    run(args.processes, lambda: generate(config, args.model, args.targets, args.out))
+    config, models = _settings(args), Models(args.response, args.designer, args.model)
+    run(args.processes, lambda: generate(config, models, args.targets, args.out))
 
 
 def _add_lookup(commands) -> None:
@@ -465,6 +501,8 @@ COMMANDS = (
     _add_simulate_one,
     _add_verify,
     _add_train,
+    _add_train_designer,
+    _add_train_response,
     _add_generate,
     _add_rasterise,
     _add_index,

@@ -457,6 +457,10 @@ class Generation(Section):
             raise ValueError(
                 f"sigma_min ({self.sigma_min:g}) must be less than sigma_max ({self.sigma_max:g})"
             )
+        if self.draws < self.candidates:
+            raise ValueError(
+                f"draws ({self.draws}) must not be less than candidates ({self.candidates})"
+            )
         low, high = self.guidance_interval
         if not 0 <= low <= high:
             raise ValueError("guidance_interval must be two noise levels, the smaller one first")

@@ -23,7 +23,7 @@ def quarters():
 
 
 def distance_by_brute_force(quarter):
-    """The distance to the nearest pixel of the other kind, half a pixel less, among mirror images."""
+    """Half a pixel less than the distance to the nearest pixel of the other kind."""
     cell = np.pad(quarter.astype(bool), 12, mode="symmetric")
     rows, columns = np.indices(cell.shape)
     result = np.empty((48, 48))

@@ -84,6 +84,12 @@ def folder_of_model(wildcards, input):
     return os.path.dirname(input.model[0])
 
 
+def options_of_models(wildcards, input):
+    """Return the options that name the folders of trained models."""
+    folders = {name: os.path.dirname(input[name][0]) for name in MODELS}
+    return [word for name in folders for word in (f"--{name}", folders[name])]
+
+
 def verified_count():
     """Return how many generated designs are simulated at most."""
     try:

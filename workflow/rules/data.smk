@@ -112,6 +112,26 @@ rule index:
         "fem index --config {params.config:q} --shards {params.shards:q} --out {output} &> {log}"
 
 
+rule library:
+    input:
+        "<results>/data/dataset.json",
+    output:
+        "<results>/data/library.npz",
+    log:
+        "<logs>/library.log",
+    benchmark:
+        "<benchmarks>/library.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    resources:
+        mem_mb=memory(1000),
+        runtime=30,
+    message:
+        "put the designs and their curves into one file"
+    shell:
+        "learn library {input} --out {output} &> {log}"
+
+
 rule inspect:
     input:
         "<results>/data/dataset.json",

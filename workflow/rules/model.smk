@@ -1,12 +1,17 @@
-# Training, the target curves, and candidates for them.
+# The three models, the target curves, and candidates for them.
 
 TARGETS = [CONFIG.evaluation.targets]
 if CONFIG.evaluation.held_out:
     TARGETS.append("<results>/held_out.csv")
 
-# Files, not their folder, which Snakemake would remove before it trains again: with the checkpoints
-# that stay in it, `crumple train` goes on where the settings allow it.
+# Files, not their folders, which Snakemake would remove before it trains again: with the checkpoints
+# that stay in them, training goes on where the settings allow it.
 MODEL = expand("<results>/model/{file}", file=MODEL_FILES)
+DESIGNER = multiext("<results>/designer/designer", ".safetensors", ".json")
+RESPONSE = multiext("<results>/response/response", ".safetensors", ".json")
+MODELS = {"response": RESPONSE, "model": MODEL}
+if CONFIG.generation.method == "cascade":
+    MODELS["designer"] = DESIGNER
 
 
 rule train:
@@ -34,6 +39,56 @@ rule train:
         " --dataset {input} --out {params.folder:q} &> {log}"
 
 
+rule train_designer:
+    input:
+        "<results>/data/library.npz",
+    output:
+        DESIGNER,
+    log:
+        "<logs>/train_designer.log",
+    benchmark:
+        "<benchmarks>/train_designer.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=1440,
+    params:
+        config=settings("train-designer"),
+        folder=folder_of_outputs,
+    message:
+        "train the diffusion model of designs; progress is in {log}"
+    shell:
+        'learn train-designer --config {params.config:q} --config "$OPERATION"'
+        " --library {input} --out {params.folder:q} &> {log}"
+
+
+rule train_response:
+    input:
+        "<results>/data/library.npz",
+    output:
+        RESPONSE,
+    log:
+        "<logs>/train_response.log",
+    benchmark:
+        "<benchmarks>/train_response.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    threads: 8
+    resources:
+        mem_mb=memory(4000),
+        runtime=1440,
+    params:
+        config=settings("train-response"),
+        folder=folder_of_outputs,
+    message:
+        "train the forward model, which ranks candidates; progress is in {log}"
+    shell:
+        'learn train-response --config {params.config:q} --config "$OPERATION"'
+        " --library {input} --out {params.folder:q} &> {log}"
+
+
 rule targets:
     input:
         "<results>/data/dataset.json",
@@ -58,7 +113,7 @@ rule targets:
 
 rule generate:
     input:
-        model=MODEL,
+        **MODELS,
         targets=TARGETS,
     output:
         directory("<results>/generated.zarr"),
@@ -74,9 +129,9 @@ rule generate:
         runtime=240,
     params:
         config=settings("generate"),
-        model=folder_of_model,
+        models=options_of_models,
     message:
         "generate candidates for every target curve"
     shell:
         'learn generate --config {params.config:q} --config "$OPERATION"'
-        " --model {params.model:q} --targets {input.targets} --out {output} &> {log}"
+        " {params.models:q} --targets {input.targets} --out {output} &> {log}"

@@ -8,38 +8,26 @@ target, predicts its curve. The best of them become candidates.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from crumple import config as cfg
 from crumple import seeds
-from crumple.diffusion.designer import DesignModel, frame_stress
-from crumple.diffusion.response import ResponseModel
-from crumple.metrics import nrmse
+from crumple.designs import mirror
+from crumple.diffusion.designer import DesignModel
+from crumple.diffusion.response import ResponseModel, predict_frames
+from crumple.layout import CELL, FRAME_STRAIN, GENERATED_CHANNELS
 from crumple.topology import acceptance, largest_domain
 
 
-class Drawn(NamedTuple):
-    """Designs drawn for one target, the best first."""
-
-    quarter: NDArray  # (n, 48, 48) uint8
-    status: NDArray  # (n,) str, 'ok' or why it isn't acceptable
-    stress: NDArray  # (n, 11) predicted, MPa
-    spread: NDArray  # (n, 11) standard deviation of the prediction, MPa
-    error: NDArray  # (n,) NRMSE of the prediction against the target
-    seed: NDArray  # (n,) int64, of the noise
-
-
-def draw_designs(
+def cascade_candidates(
     designer: DesignModel,
     response: ResponseModel,
     goal: NDArray,
     target: int,
     config: cfg.Config,
-) -> Drawn:
-    """Draw designs for one target and keep the most promising ones.
+) -> dict[str, NDArray]:
+    """Draw designs for one target and describe the most promising ones.
 
     Parameters
     ----------
@@ -54,9 +42,10 @@ def draw_designs(
 
     Returns
     -------
-    Drawn
-        ``generation.candidates`` of them: acceptable ones before others, different ones before
-        repetitions, then by the predicted error.
+    dict
+        Columns of the store (:mod:`crumple.candidates`), ``generation.candidates`` rows: designs
+        that are acceptable before others, different ones before repetitions, then by the predicted
+        error. Fields are NaN.
     """
     settings = config.generation
     numbers = range(target * settings.draws, (target + 1) * settings.draws)
@@ -67,10 +56,22 @@ def draw_designs(
     ]
     quarter = np.stack([largest_domain(image) for image in np.concatenate(images)])
     status = np.array([acceptance(image, config.designs) for image in quarter])
-    prediction = response.predict(quarter)
-    stress, spread = frame_stress(prediction.stress), frame_stress(prediction.spread)
-    error = nrmse(stress, goal)
-    first = np.zeros(len(quarter), bool)
-    first[np.unique(quarter.reshape(len(quarter), -1), axis=0, return_index=True)[1]] = True
-    best = np.lexsort((error, ~first, status != "ok"))[: settings.candidates]
-    return Drawn(quarter[best], status[best], stress[best], spread[best], error[best], seed[best])
+    predicted = predict_frames(response, quarter, goal)
+    repeated = np.ones(len(quarter), bool)
+    repeated[np.unique(quarter.reshape(len(quarter), -1), axis=0, return_index=True)[1]] = False
+    best = np.lexsort((predicted.error, repeated, status != "ok"))[: settings.candidates]
+    count = len(best)
+    frames = (count, len(FRAME_STRAIN), len(GENERATED_CHANNELS), CELL, CELL)
+    return {
+        "frames": np.full(frames, np.nan, np.float16),
+        "mask": np.stack([mirror(quarter[row]) for row in best]).astype(np.float16),
+        "predicted_stress": predicted.stress[best].astype(np.float32),
+        "predicted_spread": predicted.spread[best].astype(np.float32),
+        "predicted_nrmse": predicted.error[best].astype(np.float32),
+        "target_stress": np.tile(goal, (count, 1)).astype(np.float32),
+        "target": np.full(count, target, np.int32),
+        "quarter": quarter[best],
+        "status": status[best],
+        "quarter_fields": np.zeros_like(quarter[best]),
+        "seed": seed[best],
+    }

@@ -27,10 +27,11 @@ from crumple.diffusion.pairs import Pairs, read_pairs
 from crumple.diffusion.preconditioning import Denoiser, denoising_loss
 from crumple.diffusion.quarter_networks import QuarterDenoiser
 from crumple.diffusion.quarters import decode_quarters, encode_quarters
+from crumple.diffusion.response import frame_stress
 from crumple.diffusion.sampling import SAMPLERS, guided, karras_sigmas
 from crumple.diffusion.spacetime import Draw, draw, validation_draws
 from crumple.diffusion.weights import Description, load_weights, read_description, save_weights
-from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, QUARTER
+from crumple.layout import FRAME_STRAIN, QUARTER
 
 ADVICE = "train it again with `crumple train-designer`"
 FLIP = 1  # the element of the symmetry group that mirrors a quarter from left to right
@@ -94,7 +95,7 @@ class DesignModel:
 
 
 def noise(seed: int, device: torch.device) -> Tensor:
-    """Return standard normal noise ``(1, 48, 48)``, a function of the seed and the kind of device."""
+    """Return standard normal noise ``(1, 48, 48)`` of a seed, on one kind of device."""
     generator = torch.Generator(device).manual_seed(seed)
     return torch.randn((1, QUARTER, QUARTER), generator=generator, device=device)
 
@@ -105,11 +106,6 @@ def build_network(settings: Designer) -> QuarterDenoiser:
         len(FRAME_STRAIN), settings.channels, settings.depths, settings.embedding
     )
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def frame_stress(curve: NDArray) -> NDArray[np.float32]:
-    """Return curves ``(n, 51)`` at ``FRAME_STRAIN``, ``(n, 11)``, by linear interpolation."""
-    return np.stack([np.interp(FRAME_STRAIN, CURVE_STRAIN, one) for one in curve]).astype("f4")
 
 
 class DesignerProblem:
@@ -136,7 +132,8 @@ class DesignerProblem:
         self.draws = validation_draws(config.seed, count, steps, config.designer_training)
 
     def _split(self, quarter: NDArray, stress: NDArray) -> tuple[Tensor, Tensor]:
-        return encode_quarters(quarter), torch.from_numpy(stress / self.stress_rms)
+        scaled = (stress / self.stress_rms).astype(np.float32)
+        return encode_quarters(quarter), torch.from_numpy(scaled)
 
     def build(self) -> nn.Module:
         """Return the untrained denoiser."""

@@ -69,6 +69,6 @@ def read_pairs(config: Config, path: Path | None) -> Pairs:
 
 
 def held_out(library: Library, fraction: float) -> NDArray[np.bool_]:
-    """Return which designs of a library are in the validation split, a function of their numbers."""
+    """Return which designs of a library are held out, by their numbers."""
     held = [in_validation(library.seed, int(index), fraction)[0] for index in library.index]
     return np.array(held, bool)

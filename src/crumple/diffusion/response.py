@@ -1,10 +1,10 @@
 """Forward model: from a design to its stress-strain curve, by an ensemble of small networks.
 
 A candidate is judged by the curve of the design that would be simulated, predicted without a look
-at the target, so that a prediction cannot flatter. The members start from other weights and see the
-designs in another order; their spread says how sure they are. A half-period shift of the cell, which
-mirrors its quarter from left to right, changes no curve: training draws it, and a prediction is the
-mean over both.
+at the target, so that a prediction cannot flatter. The members start from other weights and see
+the designs in another order; their spread says how sure they are. A half-period shift of the cell,
+which mirrors its quarter from left to right, changes no curve: training draws it, and a prediction
+is the mean over both.
 
 ``response.safetensors`` holds the weights of all members, ``response.json`` what they are.
 """
@@ -29,7 +29,7 @@ from crumple.diffusion.pairs import Pairs, read_pairs
 from crumple.diffusion.quarter_networks import QuarterRegressor
 from crumple.diffusion.quarters import encode_quarters
 from crumple.diffusion.weights import Description, load_weights, read_description, save_weights
-from crumple.layout import CURVE_STRAIN
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.metrics import nrmse
 
 STEPS = len(CURVE_STRAIN) - 1  # all but the unstrained one, where the stress is zero
@@ -51,6 +51,14 @@ class Prediction(NamedTuple):
 
     stress: NDArray  # (n, 51) MPa at CURVE_STRAIN
     spread: NDArray  # (n, 51) MPa, standard deviation over the members; NaN of a single one
+
+
+class FramePrediction(NamedTuple):
+    """Curves of designs at ``FRAME_STRAIN``, and how far they are off a target."""
+
+    stress: NDArray  # (n, 11) MPa
+    spread: NDArray  # (n, 11) MPa, standard deviation over the members
+    error: NDArray  # (n,) NRMSE against the target
 
 
 class ResponseModel(nn.Module):
@@ -107,6 +115,28 @@ class ResponseModel(nn.Module):
         spread = every.std(axis=1, ddof=1) if members > 1 else np.full_like(every[:, 0], np.nan)
         unstrained = ((0, 0), (1, 0))
         return Prediction(np.pad(every.mean(axis=1), unstrained), np.pad(spread, unstrained))
+
+
+def predict_frames(model: ResponseModel, quarter: NDArray, goal: NDArray) -> FramePrediction:
+    """Predict curves as candidates have them.
+
+    Parameters
+    ----------
+    model
+        Forward model.
+    quarter
+        ``(n, 48, 48)`` designs.
+    goal
+        ``(n, 11)`` or ``(11,)`` target, MPa; NaN where it says nothing.
+    """
+    prediction = model.predict(quarter)
+    stress, spread = frame_stress(prediction.stress), frame_stress(prediction.spread)
+    return FramePrediction(stress, spread, nrmse(stress, goal))
+
+
+def frame_stress(curve: NDArray) -> NDArray[np.float64]:
+    """Return curves ``(n, 51)`` at ``FRAME_STRAIN``, ``(n, 11)``, by linear interpolation."""
+    return np.array([np.interp(FRAME_STRAIN, CURVE_STRAIN, one) for one in curve])
 
 
 def to_logarithmic(stress: Tensor) -> Tensor:
@@ -174,7 +204,7 @@ class ResponseProblem:
         return self._loss(network, states, self.stress[row])
 
     def _draw(self, index: int) -> tuple[NDArray, NDArray]:
-        """Return which design each member sees in the sample of this number, and which way round."""
+        """Return which designs the members see in a sample, and which way round."""
         random = seeds.rng(self.seed, "response", index)
         members = self.settings.members
         return random.integers(len(self.state), size=members), random.random(members) < 0.5

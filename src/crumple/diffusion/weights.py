@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors beside a JSON file that says what they are and has their checksum."""
+"""Weights on disk: safetensors beside a JSON file with their checksum and what they are."""
 
 from __future__ import annotations
 

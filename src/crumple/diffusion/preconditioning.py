@@ -6,9 +6,13 @@ standard deviation sigma is added to it, and the denoiser D estimates the clean 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from crumple.diffusion.network import Network
+if TYPE_CHECKING:
+    from crumple.diffusion.network import Network
+    from crumple.diffusion.quarter_networks import QuarterDenoiser
 
 SIGMA_DATA = 0.5
 
@@ -30,7 +34,7 @@ class Denoiser(nn.Module):
     Static channels of D are made mirror-symmetric, which the clean ones are.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | QuarterDenoiser) -> None:
         super().__init__()
         self.network = network
 

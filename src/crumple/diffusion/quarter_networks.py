@@ -9,7 +9,8 @@ training shows each design both ways.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,14 +66,21 @@ class PixelAttention(nn.Module):
         return x + self.out(mixed)
 
 
-class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention but on the finest level."""
+class Block(nn.Module):
+    """A residual block, followed by attention but on the finest level."""
 
-    def __init__(self, channels_in: Sequence[int], channels: int, finest: bool, embedding: int = 0):
+    def __init__(self, channels_in: int, channels: int, finest: bool, embedding: int = 0) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Residual(n, channels, embedding) for n in channels_in)
-        kind = nn.Identity if finest else PixelAttention
-        self.attention = nn.ModuleList(kind(channels) for _ in channels_in)
+        self.residual = Residual(channels_in, channels, embedding)
+        self.attention = nn.Identity() if finest else PixelAttention(channels)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        return self.attention(self.residual(x, embedding))
+
+
+def _level(depth: int, *options: Any) -> nn.ModuleList:
+    """Return the blocks of one resolution; ``options`` are those of :class:`Block`."""
+    return nn.ModuleList(Block(*options) for _ in range(depth))
 
 
 class QuarterDenoiser(nn.Module):
@@ -91,6 +99,8 @@ class QuarterDenoiser(nn.Module):
         Width of the embedding of noise level and curve.
     """
 
+    frequencies: Tensor
+
     def __init__(
         self, steps: int, channels: Sequence[int], depths: Sequence[int], embedding: int
     ) -> None:
@@ -104,8 +114,8 @@ class QuarterDenoiser(nn.Module):
         self.coarsen, self.refine = nn.ModuleList(), nn.ModuleList()
         for level, (width, depth) in enumerate(zip(channels, depths, strict=True)):
             finest = level == 0
-            self.down.append(Level([width] * depth, width, finest, embedding))
-            self.up.append(Level([2 * width] * depth, width, finest, embedding))
+            self.down.append(_level(depth, width, width, finest, embedding))
+            self.up.append(_level(depth, 2 * width, width, finest, embedding))
             if level + 1 < len(channels):
                 self.coarsen.append(nn.Conv2d(width, channels[level + 1], 2, stride=2))
                 self.refine.append(nn.Conv2d(channels[level + 1], 4 * width, 1))
@@ -129,18 +139,17 @@ class QuarterDenoiser(nn.Module):
         embedding = F.silu(embedding + self.curve(curve_features(stress, known)))
         y = self.stem(_patches(x))
         skips = []
-        for number, level in enumerate(self.down):
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                y = attention(block(y, embedding))
+        for number in range(len(self.down)):
+            for block in _blocks(self.down, number):
+                y = block(y, embedding)
                 skips.append(y)
             if number < len(self.coarsen):
                 y = self.coarsen[number](y)
         for number in reversed(range(len(self.up))):
             if number < len(self.refine):
                 y = F.pixel_shuffle(self.refine[number](y), 2)
-            level = self.up[number]
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                y = attention(block(torch.cat([y, skips.pop()], dim=1), embedding))
+            for block in _blocks(self.up, number):
+                y = block(torch.cat([y, skips.pop()], dim=1), embedding)
         # The gate hands on the noise of single pixels, more than the features of a patch can carry.
         y = F.pixel_shuffle(self.head(F.silu(self.norm(y))), PATCH)
         shift, gate = y.chunk(2, dim=1)
@@ -168,7 +177,7 @@ class QuarterRegressor(nn.Module):
             nn.Conv2d(a, b, 2, stride=2) for a, b in zip(channels, channels[1:], strict=False)
         )
         self.levels = nn.ModuleList(
-            Level([width] * depth, width, finest=number == 0)
+            _level(depth, width, width, number == 0)
             for number, (width, depth) in enumerate(zip(channels, depths, strict=True))
         )
         self.norm = _norm(channels[-1])
@@ -178,13 +187,18 @@ class QuarterRegressor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(batch, steps)`` for ``(batch, 1, 48, 48)``."""
         y = self.stem(_patches(x))
-        for number, level in enumerate(self.levels):
+        for number in range(len(self.levels)):
             if number:
                 y = self.coarsen[number - 1](y)
-            for block, attention in zip(level.blocks, level.attention, strict=True):
-                y = attention(block(y))
+            for block in _blocks(self.levels, number):
+                y = block(y)
         y = F.silu(self.norm(y))
         return self.head(torch.cat([y.mean(dim=3).flatten(1), y.amax(dim=(2, 3))], dim=1))
+
+
+def _blocks(levels: nn.ModuleList, number: int) -> Iterator[nn.Module]:
+    """Return the blocks of one level."""
+    return iter(cast(nn.ModuleList, levels[number]))
 
 
 def _patches(x: Tensor) -> Tensor:

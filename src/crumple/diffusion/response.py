@@ -72,6 +72,9 @@ class ResponseModel(nn.Module):
         ``(50,)`` of the stress over the training set, on the scale of :func:`to_logarithmic`.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, settings: Response, mean: Tensor, deviation: Tensor) -> None:
         super().__init__()
         self.settings = settings

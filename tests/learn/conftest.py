@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 import synthetic
 from crumple.config import Config
 
+SHORT = {"steps": 4, "batch": 2, "micro_batch": 2, "validation_samples": 2, "precision": "fp32"}
 SETTINGS = {
     "model": {"channels": [16, 32], "depths": [1, 1], "patch": 4, "embedding": 32, "head": 16}
     | {"spatial_attention": 12},
@@ -22,7 +23,11 @@ SETTINGS = {
         "precision": "fp32",
         "checkpoint_minutes": 1e-6,
     },
-    "generation": {"candidates": 2, "batch": 3, "steps": 3},
+    "designer": {"channels": [16, 32], "depths": [1, 1], "embedding": 32},
+    "designer_training": SHORT,
+    "response_training": SHORT,
+    "response": {"members": 2, "channels": [16, 32], "depths": [1, 1]},
+    "generation": {"candidates": 2, "draws": 7, "batch": 3, "steps": 3},
 }
 
 

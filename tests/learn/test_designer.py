@@ -12,7 +12,7 @@ from crumple.diffusion.designer import (
     frame_stress,
     noise,
 )
-from crumple.diffusion.pairs import Pairs, Split
+from crumple.diffusion.pairs import Examples, Pairs
 from crumple.diffusion.response import (
     ResponseProblem,
     curve_loss,
@@ -37,7 +37,7 @@ def some_pairs(count):
     size = np.geomspace(1, 60, count)[:, None]
     bend = np.linspace(-1, 1, count)[:, None]
     curve = size * np.tanh(CURVE_STRAIN / 0.01) * (1 + bend * CURVE_STRAIN / 0.4)
-    split = Split(quarter, curve.astype(np.float32))
+    split = Examples(quarter, curve.astype(np.float32))
     return Pairs(split, split, {"settings": {}, "inputs": {}})
 
 

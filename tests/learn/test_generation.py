@@ -23,7 +23,7 @@ from crumple.diffusion.cascade import cascade_candidates
 from crumple.diffusion.designer import DesignerProblem, load_designer
 from crumple.diffusion.generation import Models
 from crumple.diffusion.model import build_network, load_model, save_model
-from crumple.diffusion.pairs import Pairs, Split
+from crumple.diffusion.pairs import Examples, Pairs
 from crumple.diffusion.response import ResponseProblem, load_response
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN
@@ -58,7 +58,7 @@ def pairs() -> Pairs:
     """Designs and made-up curves."""
     quarter = np.stack([designs.sample(0, i, Config().designs).quarter for i in range(6)])
     curve = np.linspace(5, 50, 6)[:, None] * np.tanh(CURVE_STRAIN / 0.01)
-    return Pairs(Split(quarter, curve), Split(quarter[:1], curve[:1]), {})
+    return Pairs(Examples(quarter, curve), Examples(quarter[:1], curve[:1]), {})
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from crumple.provenance import made_by, require_settings, stages_of
 from crumple.seeds import in_validation
 
 
-class Split(NamedTuple):
-    """Designs of one split."""
+class Examples(NamedTuple):
+    """Designs of one split, and their curves."""
 
     quarter: NDArray  # (n, 48, 48) uint8
     curve: NDArray  # (n, 51) float32, MPa
@@ -28,8 +28,8 @@ class Split(NamedTuple):
 class Pairs:
     """Both splits, and the record of the library that they come from."""
 
-    training: Split
-    validation: Split
+    training: Examples
+    validation: Examples
     record: dict[str, Any]
 
     def made_by(self, stage: str, config: Config) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def read_pairs(config: Config, path: Path | None) -> Pairs:
         raise UserError(f"{path or 'the library'} has no design to train on")
     curve = library.curve_stress.astype(np.float32)
     return Pairs(
-        Split(library.quarter[~held], curve[~held]),
-        Split(library.quarter[held], curve[held]),
+        Examples(library.quarter[~held], curve[~held]),
+        Examples(library.quarter[held], curve[held]),
         library.record,
     )
 

@@ -66,7 +66,7 @@ class PixelAttention(nn.Module):
         return x + self.out(mixed)
 
 
-class Block(nn.Module):
+class QuarterBlock(nn.Module):
     """A residual block, followed by attention but on the finest level."""
 
     def __init__(self, channels_in: int, channels: int, finest: bool, embedding: int = 0) -> None:
@@ -79,8 +79,8 @@ class Block(nn.Module):
 
 
 def _level(depth: int, *options: Any) -> nn.ModuleList:
-    """Return the blocks of one resolution; ``options`` are those of :class:`Block`."""
-    return nn.ModuleList(Block(*options) for _ in range(depth))
+    """Return the blocks of one resolution; ``options`` are those of :class:`QuarterBlock`."""
+    return nn.ModuleList(QuarterBlock(*options) for _ in range(depth))
 
 
 class QuarterDenoiser(nn.Module):

@@ -33,8 +33,12 @@ while [ $# -gt 1 ]; do
   shift
 done
 printf '%s\n' "${configs[@]}" > "$root/given-$stage.jsonl"
-[ $stage != train ] || { mkdir -p "$out"; cd "$out"; date +%N >> checkpoint.pt
-  for file in model.safetensors config.json normalisation.json; do date +%N > $file; done; exit; }
+case $stage in
+  train) files="model.safetensors config.json normalisation.json" ;;
+  train-*) files="${stage#train-}.safetensors ${stage#train-}.json" ;;
+esac
+[ -z "${files-}" ] || { mkdir -p "$out"; cd "$out"; date +%N >> checkpoint.pt
+  for file in $files; do date +%N > $file; done; exit; }
 case $out in
   *.npz | *.json | *.csv | *.html | *.png) date +%N > "$out" ;;
   *) mkdir -p "$out"; date +%N > "$out/content" ;;

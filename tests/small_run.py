@@ -21,9 +21,11 @@ def make_run(run: Path, config: Config, imported: bool = False) -> Path:
     manifest, model, generated = run / "data/dataset.json", run / "model", run / "generated.zarr"
     drawn, verified = run / "verified/designs/0000.npz", run / "verified/shards/0000.zarr"
     held_out, evaluated = run / "held_out.csv", run / "evaluation"
+    library = run / "data/library.npz"
 
     def crumple(stage, out, *arguments):
-        command = [stage, "--config", settings, "--out", out, *arguments]
+        config = [] if stage == "library" else ["--config", settings]
+        command = [stage, *config, "--out", out, *arguments]
         assert cli.main([str(argument) for argument in command]) == 0
 
     if imported:
@@ -38,7 +40,14 @@ def make_run(run: Path, config: Config, imported: bool = False) -> Path:
     crumple("index", manifest, "--shards", *sorted((run / "data/shards").iterdir()))
     crumple("train", model, "--dataset", manifest)
     crumple("targets", held_out, "--dataset", manifest)
-    crumple("generate", generated, "--model", model, "--targets", TARGETS, held_out)
+    models = ["--model", model]
+    if not imported:
+        designer, response = run / "designer", run / "response"
+        crumple("library", library, manifest)
+        crumple("train-designer", designer, "--library", library)
+        crumple("train-response", response, "--library", library)
+        models += ["--designer", designer, "--response", response]
+    crumple("generate", generated, *models, "--targets", TARGETS, held_out)
     crumple("extract", drawn, generated)
     synthetic_shard(drawn, run / "verified", config)
     parts = ["--dataset", manifest, "--generated", generated]
@@ -59,4 +68,6 @@ def synthetic_shard(path: Path, part: Path, config: Config) -> None:
 def make(settings: Config, folder: Path, imported: bool = False, **more) -> Path:
     values = settings.model_dump() | {"designs": {"count": 12, "shard_size": 6}} | more
     values |= {"evaluation": {"held_out": 1, "verify": 1}}
+    if imported:
+        values["generation"] |= {"method": "joint"}
     return make_run(folder, Config.model_validate(values), imported)

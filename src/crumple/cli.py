@@ -436,7 +436,7 @@ def _report(args: argparse.Namespace) -> None:
 def _add_generate(commands) -> None:
     parser = _stage(commands, "generate", "generate candidates for target curves", _generate)
     help = "forward model, which ranks: folder of `crumple train-response`"
-    parser.add_argument("--response", type=Path, required=True, metavar="FOLDER", help=help)
+    parser.add_argument("--response", type=Path, metavar="FOLDER", help=help)
     help = "design model: folder of `crumple train-designer`"
     parser.add_argument("--designer", type=Path, metavar="FOLDER", help=help)
     help = "space-time model: folder of `crumple train`"

@@ -132,6 +132,22 @@ def test_store(generated, method, models):
     assert sorted(store["rank"][:2].tolist()) == sorted(store["rank"][2:].tolist()) == [0, 1]
 
 
+def test_without_a_forward_model_the_curve_is_that_of_the_sampled_fields(
+    settings, model_folder, tmp_path
+):
+    targets, out = tmp_path / "targets.csv", tmp_path / "out.zarr"
+    targets.write_text(TARGETS)
+    generation.generate(
+        with_method(settings, "joint"), Models(None, None, model_folder), [targets], out
+    )
+    store = zarr.open_group(out, mode="r")
+    frames = store["frames"][:].astype(float)
+    J = metrics.volume_change(frames[:, :, :2], store["mask"][:][:, None] > 0.5)
+    curve = metrics.predicted_curve(frames[:, :, 2], np.array(store.attrs["frame_strain"]), J)
+    assert np.allclose(curve, store["predicted_stress"][:], rtol=2e-2, atol=0.05)  # float16
+    assert np.isnan(store["predicted_spread"][:]).all()
+
+
 def test_the_cascade_keeps_the_best_of_what_it_draws(settings, quarter_models):
     loaded = load_designer(quarter_models.designer), load_response(quarter_models.response)
     goal = synthetic.curve(0.5, 0.2, synthetic.FRAME_STRAIN)

@@ -15,10 +15,10 @@ from crumple.config import Config, Generation
 from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
 from crumple.diffusion.model import TrainedModel
-from crumple.diffusion.response import ResponseModel, predict_frames
+from crumple.diffusion.response import FramePrediction, ResponseModel, predict_frames
 from crumple.diffusion.sampling import SAMPLERS, guided, karras_sigmas
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
-from crumple.metrics import predicted_curve, volume_change
+from crumple.metrics import nrmse, predicted_curve, volume_change
 from crumple.targets import Targets
 from crumple.topology import design_from_fields, read_designs
 
@@ -62,7 +62,7 @@ def sample(
 
 def joint_candidates(
     model: TrainedModel,
-    response: ResponseModel,
+    response: ResponseModel | None,
     targets: Targets,
     numbers: range,
     config: Config,
@@ -72,7 +72,8 @@ def joint_candidates(
     Parameters
     ----------
     model, response
-        Draws samples; predicts the curves of their designs.
+        Draws samples; predicts the curves of their designs. Without the second a curve is read
+        from the sampled fields, which were shown the target and flatter.
     targets
         What to draw for, ``generation.candidates`` each.
     numbers
@@ -97,10 +98,16 @@ def joint_candidates(
         config.generation,
     )
     physical = state.float().cpu().numpy()
-    mask, frames, _ = read_sample(physical, model.normalisation)
+    mask, frames, curve = read_sample(physical, model.normalisation)
     readout = read_designs(mask, config.designs)
     goal = np.where(targets.known[target], targets.stress[target], np.nan)
-    predicted = predict_frames(response, readout.quarter, goal)
+    if response is None:
+        known = np.where(np.isfinite(curve), goal, np.nan)
+        with np.errstate(invalid="ignore"):
+            error = nrmse(np.nan_to_num(curve), known)
+        predicted = FramePrediction(curve, np.full_like(curve, np.nan), error)
+    else:
+        predicted = predict_frames(response, readout.quarter, goal)
     return {
         "frames": frames.astype(np.float16),
         "mask": mask.astype(np.float16),

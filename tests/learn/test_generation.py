@@ -1,6 +1,5 @@
 """Generation: read-out of every kind of model, ranking, several processes, interruption."""
 
-import functools
 import os
 import shutil
 import subprocess
@@ -216,9 +215,7 @@ def changed(settings: Config, **changes) -> Config:
     return settings.model_copy(update={"generation": Generation.model_validate(values)})
 
 
-def test_an_interrupted_run_does_not_repeat_what_is_done(
-    together, models, tmp_path, counted
-):
+def test_an_interrupted_run_does_not_repeat_what_is_done(together, models, tmp_path, counted):
     arguments = interrupted(counted, together, models, tmp_path)
     generation.generate(together, *arguments)
     assert counted.done == [range(0, 3), range(3, 4)]
@@ -256,9 +253,7 @@ def test_precision_is_a_setting_that_is_kept(together, models, tmp_path, counted
         generation.generate(changed(together, precision="fp16"), *arguments)
 
 
-def test_a_run_is_not_continued_with_other_weights(
-    together, models, tmp_path, counted
-):
+def test_a_run_is_not_continued_with_other_weights(together, models, tmp_path, counted):
     arguments = interrupted(counted, together, models, tmp_path)
     other = shutil.copytree(models.model, tmp_path / "other")
     model = load_model(other)

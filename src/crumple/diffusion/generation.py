@@ -116,11 +116,8 @@ def generate(config: Config, models: Models, target_files: Sequence[Path], out: 
     state.destroy_process_group()
 
 
-def _parts(
-    config: Config, models: Models, targets: Targets, device: torch.device
-) -> list[Part]:
-    """Return the work in parts: numbers of candidates, and a function that returns their columns.
-    """
+def _parts(config: Config, models: Models, targets: Targets, device: torch.device) -> list[Part]:
+    """Return the work in parts: numbers of candidates, and a function that returns their columns."""
     settings = config.generation
     size = settings.candidates
     if settings.method == "cascade":

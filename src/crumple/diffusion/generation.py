@@ -117,7 +117,7 @@ def generate(config: Config, models: Models, target_files: Sequence[Path], out: 
 
 
 def _parts(config: Config, models: Models, targets: Targets, device: torch.device) -> list[Part]:
-    """Return the work in parts: numbers of candidates, and a function that returns their columns."""
+    """Return the work in parts: numbers of candidates, and what returns their columns."""
     settings = config.generation
     size = settings.candidates
     if settings.method == "cascade":

@@ -219,6 +219,41 @@ def _simulate_one(args: argparse.Namespace) -> None:
     simulate_design(_settings(args), args.design, args.out)
 
 
+def _add_export(commands) -> None:
+    help = "write one design of yours as drawings, solids and input of other codes, in mm"
+    parser = _stage(commands, "export", help, _export)
+    parser.add_argument("design", type=Path, help="PNG or npz, 48x48 (a quarter) or 96x96, binary")
+    parser.add_argument("--cell-size", required=True, metavar="MM", help="side of a cell")
+    parser.add_argument("--thickness", metavar="MM", help="by default the side of a cell")
+    parser.add_argument(
+        "--tiles", default="1x1", metavar="NxM", help="columns x rows of cells; default 1x1"
+    )
+    parser.add_argument(
+        "--formats",
+        default="svg,dxf,stl,inp",
+        help="of svg, dxf, stl (extruded), inp (Abaqus, CalculiX), vtu (simulated states for "
+        "ParaView); default svg,dxf,stl,inp",
+    )
+
+
+def _export(args: argparse.Namespace) -> None:
+    from crumple.exports import export_design, parse_formats, parse_tiles
+
+    size = _millimetres("--cell-size", args.cell_size)
+    thickness = _millimetres("--thickness", args.thickness) if args.thickness else size
+    tiles, formats = parse_tiles(args.tiles), parse_formats(args.formats)
+    export_design(_settings(args), args.design, args.out, size, thickness, tiles, formats)
+
+
+def _millimetres(option: str, text: str) -> float:
+    from crumple.quantities import as_millimetres
+
+    try:
+        return as_millimetres(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from error
+
+
 def _add_verify(commands) -> None:
     help = "compare the solver with curves and displacements of another code"
     parser = commands.add_parser("verify", help=help, description=help)
@@ -499,6 +534,7 @@ COMMANDS = (
     _add_mesh,
     _add_simulate,
     _add_simulate_one,
+    _add_export,
     _add_verify,
     _add_train,
     _add_train_designer,

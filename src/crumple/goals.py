@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from crumple.config import Section
 from crumple.errors import UserError
 from crumple.layout import CELL, CURVE_STRAIN
-from crumple.quantities import LAST, CellSize, Length, Pixels
+from crumple.quantities import LAST, Length, Millimetres, Pixels
 from crumple.readers import read_yaml
 from crumple.targets import TOLERANCE, read_curves, resample
 from crumple.widths import WIDEST, narrowest
@@ -158,7 +158,7 @@ class Goal(Section):
     """
 
     name: Annotated[str, AfterValidator(_name)] = Field("goal", max_length=100)
-    cell_size: CellSize = None
+    cell_size: Millimetres | None = None
     response: list[Item] = Field(min_length=1, max_length=100)
     limits: Limits = Limits()
 

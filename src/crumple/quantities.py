@@ -113,9 +113,9 @@ def _length(value: Any) -> Length:
     return Length(quantity(text, LENGTH, "a length as 0.8 mm or 3 px", 1e-6, 1e5), "mm")
 
 
-def _size(value: Any) -> float | None:
-    example = "the size of a cell as 10 mm"
-    return None if value is None else quantity(value, {"": 1.0} | LENGTH, example, 1e-3, 1e5)
+def as_millimetres(value: Any) -> float:
+    """Return a size in mm, from a micrometre to a hundred metres."""
+    return quantity(value, {"": 1.0} | LENGTH, "a size as 10 mm", 1e-3, 1e5)
 
 
 Strain = Annotated[float, BeforeValidator(as_strain)]
@@ -124,4 +124,4 @@ EnergyDensity = Annotated[float, BeforeValidator(_energy)]
 Pixels = Annotated[
     Length, BeforeValidator(_length), PlainSerializer(lambda x: f"{x.value!r} {x.unit}")
 ]
-CellSize = Annotated[float | None, BeforeValidator(_size)]
+Millimetres = Annotated[float, BeforeValidator(as_millimetres)]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from crumple import outline
 from crumple.atomic import resumable_folder, save_npz
 from crumple.config import Config
 from crumple.designs import read_design
@@ -17,7 +18,16 @@ from crumple.fem.compression import compress
 from crumple.fem.output import write_results
 from crumple.fem.rendering import CannotDraw
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.meshing import CELLS, MESH, NODES, MeshFailure, gmsh_session, mesh_cell, read_mesh
+from crumple.meshing import (
+    CELLS,
+    MESH,
+    NODES,
+    MeshFailure,
+    QuadMesh,
+    gmsh_session,
+    mesh_region,
+    read_mesh,
+)
 from crumple.progress import progress
 from crumple.provenance import fingerprint, made_by, read_record
 from crumple.readers import Array, Schema, read_npz
@@ -113,6 +123,33 @@ def read_simulation(path: Path) -> dict[str, np.ndarray]:
     return result
 
 
+def mesh_design(config: Config, cell: np.ndarray, design: Path, offset: float = 0.0) -> QuadMesh:
+    """Mesh one design of a user.
+
+    Parameters
+    ----------
+    config
+        Settings; ``mesh`` counts here.
+    cell
+        (96, 96), 1 solid, row 0 = top.
+    design
+        What messages call it.
+    offset
+        Distance in cell sides by which the solid grows outward everywhere.
+
+    Raises
+    ------
+    UserError
+        When it cannot be meshed.
+    """
+    try:
+        with gmsh_session():
+            solid = outline.from_image(cell, offset)
+            return mesh_region(solid, config.mesh.element_size)[0]
+    except MeshFailure as reason:
+        raise UserError(f"{design} cannot be meshed: {reason}") from reason
+
+
 def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.ndarray]:
     """Mesh and compress one design of a user and write curve, fields and picture.
 
@@ -134,11 +171,7 @@ def simulate_design(config: Config, design: Path, out: Path) -> dict[str, np.nda
     """
     cell = read_design(design)
     Path(out).mkdir(parents=True, exist_ok=True)  # fails now rather than after the work
-    try:
-        with gmsh_session():
-            mesh, _ = mesh_cell(cell, config.mesh.element_size)
-    except MeshFailure as reason:
-        raise UserError(f"{design} cannot be meshed: {reason}") from reason
+    mesh = mesh_design(config, cell, design)
     result = compress(mesh.nodes, mesh.cells, config)
     save_npz(Path(out) / "simulation.npz", **result)
     try:

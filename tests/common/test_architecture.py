@@ -27,6 +27,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     ),
     "designs": 1,
     "outline": 2,
+    "widths": 2,
     "meshing": 2,
     "fem": 3,
     "simulation": 4,
@@ -38,13 +39,13 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "targets": 7,
     "quantities": 7,
     "wishes": 7,
-    "goal_check": 7,
     "goals": 7,
-    "widths": 2,
+    "goal_check": 7,
     "topology": 7,
     "candidates": 8,
     "published": 8,
     "lookup": 8,
+    "exports": 8,
     "diffusion": 9,
     "results": 10,
     "evaluation": 11,
@@ -66,6 +67,8 @@ FOREIGN = {  # packages that only some modules know of
     "jinja2": {"report"},
     "mlcroissant": {"croissant"},
     "rocrate": {"crate"},
+    "ezdxf": {"exports"},
+    "trimesh": {"exports"},
 }
 
 

@@ -339,7 +339,7 @@ def test_files_stand_beside_the_goal(tmp_path):
         ("response: [{plateau: {}}]\nlimits: {gap: {at_least: 30 px}}", "at most 20 can be asked"),
         ("response: [{plateau: {}}]\nlimits: {solid_fraction: {}}", "at_least or at_most"),
         ("response: [{plateau: {}}]\nlimits: {mass: {}}", "'limits.mass' is unknown"),
-        ("response: [{plateau: {}}]\ncell_size: 3 px", "the size of a cell as 10 mm"),
+        ("response: [{plateau: {}}]\ncell_size: 3 px", "write a size as 10 mm"),
         ("response: [{plateau: {}}]\nname: ''", "is not a name"),
         ("response: [{plateau: {}}]\nresponse: []", "stands there twice"),
         ("response: [{plateau: &a {}}, {plateau: *a}]", "aliases"),

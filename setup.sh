@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 APT_PACKAGES=(ca-certificates python3-venv python3-dolfinx-real libgl1 libegl1 libglu1-mesa
   libxcursor1 libxft2 libxinerama1 libxrender1 libfontconfig1)
-TEST_PACKAGES=(git chromium)
+TEST_PACKAGES=(git calculix-ccx chromium)
 
 main() {
   local conda=no task=""
@@ -76,7 +76,7 @@ install_apt() {
 # that needs a browser is skipped without it.
 install_test_packages() {
   if grep -q '^ID=ubuntu' /etc/os-release; then
-    install_apt git
+    install_apt git calculix-ccx
   else
     install_apt "${TEST_PACKAGES[@]}"
   fi

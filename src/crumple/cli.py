@@ -219,6 +219,21 @@ def _simulate_one(args: argparse.Namespace) -> None:
     simulate_design(_settings(args), args.design, args.out)
 
 
+def _add_sensitivity(commands) -> None:
+    help = "compress one design of yours with mesh, friction, platens, outline ... changed a little"
+    parser = _stage(commands, "sensitivity", help, _sensitivity)
+    parser.add_argument("design", type=Path, help="PNG or npz, 48x48 (a quarter) or 96x96, binary")
+    parser.add_argument(
+        "--targets", type=Path, nargs="+", default=[], help="goals to compare with, YAML or CSV"
+    )
+
+
+def _sensitivity(args: argparse.Namespace) -> None:
+    from crumple.sensitivity import sensitivity
+
+    sensitivity(_settings(args), args.design, args.targets, args.out)
+
+
 def _add_export(commands) -> None:
     help = "write one design of yours as drawings, solids and input of other codes, in mm"
     parser = _stage(commands, "export", help, _export)
@@ -534,6 +549,7 @@ COMMANDS = (
     _add_mesh,
     _add_simulate,
     _add_simulate_one,
+    _add_sensitivity,
     _add_export,
     _add_verify,
     _add_train,

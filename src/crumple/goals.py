@@ -8,7 +8,7 @@ the error sqrt(sum_i w_i e_i^2 / sum_i w_i) with their weights w_i. The vocabula
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -41,6 +41,7 @@ from crumple.wishes import (
 
 ADVICE = "docs/targets.md describes what a goal may hold"
 YAML = (".yaml", ".yml")
+PEAKS = 0.005  # part of the solid
 KINDS = ("curve", "points", "band", "plateau", "softening", "stiffening", "energy")
 
 
@@ -112,25 +113,44 @@ class Measures(NamedTuple):
     solid_fraction: float  # pixels of the design that are solid, as in the data set
     strut: float  # pixels; crumple.widths
     gap: float  # pixels
-    plastic_strain: float | None = None  # largest mean over a cell of the mesh; None: not known
+    plastic_strain: float | None = None  # largest_plastic_strain; None: not simulated
 
 
-def measure(cell: NDArray, plastic_strain: NDArray | None = None) -> Measures:
+def measure(cell: NDArray, simulation: Mapping[str, NDArray] | None = None) -> Measures:
     """Measure a design.
 
     Parameters
     ----------
     cell
         (96, 96), 1 solid, row 0 = top.
-    plastic_strain
-        ``equivalent_plastic_strain`` (frames, M, 4) of its simulation, if there is one. It grows
-        with the strain, so that the last frame counts; NaN where a simulation ended early.
+    simulation
+        ``nodes``, ``cells`` and ``equivalent_plastic_strain`` of its simulation
+        (:func:`crumple.fem.compression.compress`), if there is one.
     """
-    largest = None
-    if plastic_strain is not None:
-        largest = float(np.asarray(plastic_strain, np.float64).mean(axis=-1)[-1].max())
     widths = narrowest(cell)
-    return Measures(float(np.mean(cell)), widths.strut, widths.gap, largest)
+    plastic = None if simulation is None else largest_plastic_strain(simulation)
+    return Measures(float(np.mean(cell)), widths.strut, widths.gap, plastic)
+
+
+def largest_plastic_strain(simulation: Mapping[str, NDArray]) -> float:
+    """Equivalent plastic strain at the last frame that all but ``PEAKS`` of the solid stay below.
+
+    The very largest belongs to the mesh: with elements of 0.010 instead of 0.014 it changes by -6
+    to +32 % (five random designs), this by 1 to 4 %.
+
+    Returns
+    -------
+    float
+        From the means over the elements; NaN where the simulation ended before.
+    """
+    strain = np.asarray(simulation["equivalent_plastic_strain"][-1], np.float64).mean(axis=-1)
+    corners = np.asarray(simulation["nodes"])[simulation["cells"]]
+    one, other = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
+    area = 0.5 * np.abs(one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0])
+    order = np.argsort(strain)  # NaN last
+    below = np.cumsum(area[order]) / area.sum()
+    largest = strain[order][np.searchsorted(below, 1 - PEAKS)]
+    return float(largest) if np.isfinite(strain).all() else np.nan
 
 
 # --- goals ---------------------------------------------------------------------------------------
@@ -229,10 +249,11 @@ class Goal(Section):
                 )
         largest = measures.plastic_strain
         if limits.plastic_strain is not None and largest is not None:
-            if not largest <= limits.plastic_strain.at_most:
+            at_most = limits.plastic_strain.at_most
+            value = f"{largest:.3f}" if np.isfinite(largest) else "unknown (compressed in part)"
+            if not largest <= at_most:
                 found.append(
-                    f"the largest equivalent plastic strain is {largest:.3f}, at most "
-                    f"{limits.plastic_strain.at_most:g} is wanted"
+                    f"the equivalent plastic strain is {value}, at most {at_most:g} is wanted"
                 )
         return found
 

@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -215,6 +216,52 @@ def _draw_wishes(ax: Axes, panel: Panel, bottom: float, top: float) -> None:
         ax.axvspan(100 * start, 100 * end, color=LEVEL_MAP(0.3), alpha=0.15, lw=0)
         place = 50 * (start + end), bottom + 0.97 * (top - bottom)
         ax.text(*place, name, ha="center", va="top", color=LEVEL_MAP(0.6))
+
+
+def sensitivity_figure(
+    out: Path, rows: pd.DataFrame, curves: pd.DataFrame, target: Panel | None
+) -> None:
+    """Draw the curves of the variants of a design, and how far they are from the first.
+
+    Parameters
+    ----------
+    out
+        PNG file.
+    rows
+        ``variant``, ``nrmse_nominal``, ``status`` and, if there is a target, its column of errors.
+    curves
+        Strain, and a column of stresses (MPa) per variant.
+    target
+        Drawn with the curves.
+    """
+    strain, stress = 100 * curves.iloc[:, 0], curves.iloc[:, 1:]
+    levels = [b[np.isfinite(b)] for _, *both, _ in (target.bounds if target else ()) for b in both]
+    top = 1.1 * max(np.nanmax(stress), *np.concatenate([*levels, [0.0]]))
+    colours = [INK, *(matplotlib.colormaps["tab10"](k) for k in range(10))]
+    places = np.arange(len(rows))
+    with plt.rc_context(STYLE | {"font.size": 9}), atomic_path(out) as temporary:
+        figure, (plot, bars) = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
+        if target is not None:
+            _draw_wishes(plot, target, 0.0, top)
+        for number, name in enumerate(stress):
+            width = 2.5 if number == 0 else 1.2
+            plot.plot(strain, stress[name], color=colours[number % len(colours)], lw=width)
+        plot.set(xlim=(0, 1.01 * strain.iloc[-1]), ylim=(0, top))
+        plot.set(xlabel="nominal strain (%)", ylabel="effective stress (MPa)")
+        bars.barh(places, 100 * rows["nrmse_nominal"], color=colours[: len(rows)])
+        if target is not None:
+            errors = 100 * rows[f"error_{target.title}"].replace(np.inf, np.nan)
+            label = f"error from {target.title}"
+            bars.plot(errors, places, "D", color=ACCENT, mec="white", ms=7, label=label)
+            bars.legend(frameon=False)
+        for place, status in zip(places, rows["status"], strict=True):
+            if status != "ok":
+                bars.text(0, place, f" {status}", va="center", color=ACCENT)
+        bars.set_yticks(places, rows["variant"])
+        bars.invert_yaxis()
+        bars.set(xlabel="NRMSE from the nominal curve (%)", xlim=(0, None))
+        figure.savefig(temporary, dpi=150, metadata={"Software": "crumple"})
+        plt.close(figure)
 
 
 def choose_spread(values: NDArray, count: int) -> NDArray:

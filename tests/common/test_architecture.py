@@ -46,6 +46,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "published": 8,
     "lookup": 8,
     "exports": 8,
+    "sensitivity": 8,
     "diffusion": 9,
     "results": 10,
     "evaluation": 11,

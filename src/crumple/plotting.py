@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten, wrap
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import numpy as np
-import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -22,6 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from crumple.atomic import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes half a second, and look-ups do without
 
 INK, GREY, PALE, ACCENT = "#1d2a3a", "#7c8794", "#e9ecef", "#d1495b"
 STRESS_MAP = LinearSegmentedColormap.from_list(

@@ -118,7 +118,7 @@ def _add_targets(commands) -> None:
 def _targets(args: argparse.Namespace) -> None:
     from crumple.evaluation import write_held_out_targets
 
-    write_held_out_targets(args.dataset, _settings(args).evaluation.held_out, args.out)
+    write_held_out_targets(args.dataset, _settings(args), args.out)
 
 
 def _add_extract(commands) -> None:

@@ -589,7 +589,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "train": (*DATA, "model", "training"),
     "train-designer": (*DATA, "dataset", "designer", "designer_training"),
     "train-response": (*DATA, "dataset", "response", "response_training"),
-    "targets": ("evaluation.held_out",),
+    "targets": ("evaluation.held_out", "dataset"),
     "generate": ("seed", "designs.side_fraction", "designs.islands", "generation"),
     "extract": ("designs.shard_size", "evaluation.verify"),
     "evaluate": (),

@@ -7,7 +7,7 @@ what they mean is in :mod:`crumple.results`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,12 @@ import zarr
 
 from crumple.atomic import atomic_path, claim, save_record, save_sums, save_text
 from crumple.candidates import Verified, join, open_candidates
-from crumple.dataset import Dataset, open_shard, read_manifest
+from crumple.config import Config, DatasetSplit
+from crumple.dataset import Dataset, open_shard
 from crumple.errors import UserError
-from crumple.layout import GENERATED_CHANNELS
-from crumple.metrics import field_error, nrmse
+from crumple.layout import FRAME_STRAIN, GENERATED_CHANNELS
+from crumple.library import read_library
+from crumple.metrics import field_error, frame_stress, nrmse
 from crumple.provenance import (
     PHYSICS,
     hash_file,
@@ -43,64 +45,91 @@ S22 = GENERATED_CHANNELS.index("s22")  # in the frames of shards too, which begi
 
 
 class Curves(NamedTuple):
-    """Effective stress of designs of one shard of a data set."""
+    """Effective stress of designs at the strains of the frames."""
 
     index: np.ndarray  # type: ignore[assignment]  # (n,) global design index
-    shard: int
-    row: np.ndarray  # (n,) row within the shard
     stress: np.ndarray  # (n, frames) MPa
 
+    def take(self, rows: Sequence[int] | np.ndarray) -> Curves:
+        """Return some of the rows."""
+        return Curves(self.index[rows], self.stress[rows])
 
-def curves(manifest_path: Path, split: str) -> Iterator[Curves]:
-    """Read the curves of one part of a data set, a shard at a time.
+
+class Known(NamedTuple):
+    """The designs that models have learnt from, and those that were held out."""
+
+    path: Path
+    training: Curves
+    held_out: Curves  # in random order
+    record: dict[str, Any]
+
+    def require(self, record: dict[str, Any], where: Path) -> None:
+        """Raise unless something was made from these designs."""
+        if self.path.suffix == ".npz":
+            require_inputs(record, where, designs=self.record["inputs"]["designs"])
+        else:
+            require_inputs(record, where, dataset=hash_file(self.path))
+
+
+def read_known(path: Path, fraction: float) -> Known:
+    """Read the curves of a data set or of a library.
 
     Parameters
     ----------
-    manifest_path
-        ``dataset.json``.
-    split
-        ``train`` or ``validation``.
+    path
+        ``dataset.json``, or the file of a library (``.npz``).
+    fraction
+        ``dataset.validation_fraction``, by which a library is split; a data set has been.
     """
-    dataset = Dataset(manifest_path)
-    members = dataset.split[split]
-    for number in np.unique(members[:, 0]):
-        row = members[members[:, 0] == number, 1]
-        shard = dataset.shard(int(number))
-        stress = shard["frame_stress"][:][row].astype(float)
-        yield Curves(shard["index"][:][row], int(number), row, stress)
+    if path.suffix == ".npz":
+        library = read_library(path)
+        every = Curves(library.index, frame_stress(library.curve_stress))
+        held = library.held_out(fraction)
+        rest = np.setdiff1d(np.arange(len(library)), held)
+        return Known(path, every.take(rest), every.take(held), library.record)
+    dataset = Dataset(path)
+    training, held_out = (_curves(dataset, dataset.split[name]) for name in ("train", "validation"))
+    return Known(path, training, held_out, dataset.manifest["made_by"])
 
 
-def write_held_out_targets(manifest_path: Path, count: int, out: Path) -> None:
-    """Write responses of the validation split as target curves.
+def _curves(dataset: Dataset, places: np.ndarray) -> Curves:
+    """Read the curves at places (shard, row) of a data set, a shard at a time."""
+    index = np.zeros(len(places), int)
+    stress = np.zeros((len(places), len(FRAME_STRAIN)))
+    for number in np.unique(places[:, 0]):
+        shard, at = dataset.shard(int(number)), places[:, 0] == number
+        index[at] = shard["index"][:][places[at, 1]]
+        stress[at] = shard["frame_stress"][:][places[at, 1]]
+    return Curves(index, stress)
+
+
+def write_held_out_targets(path: Path, settings: Config, out: Path) -> None:
+    """Write responses of held-out designs as target curves.
 
     Parameters
     ----------
-    manifest_path
-        ``dataset.json``.
-    count
-        Number of responses; the first ones of the split, whose order is random.
+    path
+        ``dataset.json``, or a library.
+    settings
+        ``evaluation.held_out`` says how many: the first ones of the validation split, whose order
+        is random; ``dataset.validation_fraction`` splits a library.
     out
         CSV with a row per target: its name (``heldout_`` and the design's index) and the effective
         stress in MPa at the strains of the header.
     """
     out = claim(out, "targets")
-    manifest = read_manifest(manifest_path)
-    members = manifest["split"]["validation"]
-    if len(members) < count:
+    held_out = read_known(path, settings.dataset.validation_fraction).held_out
+    count = settings.evaluation.held_out
+    if len(held_out.index) < count:
         raise UserError(
-            f"{manifest_path} holds out {len(members)} designs, but evaluation.held_out asks for "
+            f"{path} holds out {len(held_out.index)} designs, but evaluation.held_out asks for "
             f"{count}: raise dataset.validation_fraction or lower evaluation.held_out"
         )
-    by_row = {
-        (part.shard, int(row)): (int(index), stress)
-        for part in curves(manifest_path, "validation")
-        for index, row, stress in zip(part.index, part.row, part.stress, strict=True)
-    }
-    chosen = [by_row[shard, row] for shard, row in members[:count]]
+    names = [f"{HELD_OUT}{index:06d}" for index in held_out.index[:count]]
     table = pd.DataFrame(
-        [stress for _, stress in chosen],
-        index=pd.Index([f"{HELD_OUT}{index:06d}" for index, _ in chosen], name="target"),
-        columns=[f"{strain:g}" for strain in manifest["frame_strain"]],
+        held_out.stress[:count],
+        index=pd.Index(names, name="target"),
+        columns=[f"{strain:g}" for strain in FRAME_STRAIN],
     )
     save_text(out, table.to_csv(float_format="%.5g", lineterminator="\n"))
 
@@ -113,28 +142,18 @@ class Baseline(NamedTuple):
     stress: np.ndarray  # (targets, frames) its curve, MPa
 
 
-def training_baseline(manifest_path: Path, targets: np.ndarray) -> Baseline:
-    """Compare targets with every curve of the training set.
-
-    Parameters
-    ----------
-    manifest_path
-        ``dataset.json``.
-    targets
-        ``(targets, frames)`` effective stress, MPa.
-    """
-    parts = list(curves(manifest_path, "train"))
-    if not parts:
-        raise UserError(f"{manifest_path} has no training designs to compare with")
-    index = np.concatenate([part.index for part in parts])
-    stress = np.concatenate([part.stress for part in parts])
-    errors = np.concatenate([nrmse(part.stress[:, None], targets) for part in parts])
+def training_baseline(known: Known, targets: np.ndarray) -> Baseline:
+    """Compare targets ``(targets, frames)``, MPa, with every curve of the training set."""
+    training = known.training
+    if not len(training.index):
+        raise UserError(f"{known.path} has no training designs to compare with")
+    errors = nrmse(training.stress[:, None], targets)
     best = errors.argmin(axis=0)
-    return Baseline(errors, index[best], stress[best])
+    return Baseline(errors, training.index[best], training.stress[best])
 
 
 def evaluate(
-    generated: Path, manifest_path: Path, designs: Sequence[Path], shards: Sequence[Path], out: Path
+    generated: Path, known_path: Path, designs: Sequence[Path], shards: Sequence[Path], out: Path
 ) -> None:
     """Compare candidates, their simulations and the training set with the targets.
 
@@ -142,8 +161,8 @@ def evaluate(
     ----------
     generated
         Candidates, as ``crumple generate`` writes them.
-    manifest_path
-        ``dataset.json`` of the training data.
+    known_path
+        ``dataset.json`` of the training data, or the library that the models were trained on.
     designs, shards
         Extracted designs and the shards simulated from them, in the same order.
     out
@@ -158,12 +177,13 @@ def evaluate(
     out = claim(out, "evaluate", folder=True)
     store = open_candidates(generated)
     record = store.attrs["made_by"]
-    settings = read_manifest(manifest_path)["made_by"]["settings"]
-    require_inputs(record, generated, dataset=hash_file(manifest_path))
+    known = read_known(known_path, _fraction(record))
+    known.require(record, generated)
+    settings = known.record["settings"]
     physics = {stage: settings[stage] for stage in PHYSICS if stage in settings}
     for path in shards:
         require_settings(open_shard(path).attrs["made_by"], physics, path)
-    results = _results(store, list(join(store, designs, shards)), manifest_path)
+    results = _results(store, list(join(store, designs, shards)), known)
     with atomic_path(out) as folder:
         folder.mkdir()
         inputs = record["inputs"] | {
@@ -176,7 +196,13 @@ def evaluate(
         save_sums(folder)
 
 
-def _results(store: zarr.Group, verified: Sequence[Verified], manifest_path: Path) -> Results:
+def _fraction(record: dict[str, Any]) -> float:
+    """Return the part of a library that the models of candidates have not seen."""
+    settings = record["settings"].get("train-response", {}).get("dataset", {})
+    return float(settings.get("validation_fraction", DatasetSplit().validation_fraction))
+
+
+def _results(store: zarr.Group, verified: Sequence[Verified], known: Known) -> Results:
     """Compare everything with everything."""
     names = list(store.attrs["target_names"])
     goals = store["target_stress"][:].astype(float)
@@ -187,7 +213,7 @@ def _results(store: zarr.Group, verified: Sequence[Verified], manifest_path: Pat
         columns[number] |= _verified_columns(one, goals[number], *predicted)
     candidates = [CandidateRow(**values) for values in columns]
     first = np.unique(store["target"][:], return_index=True)[1]  # row of a target
-    baseline = training_baseline(manifest_path, goals[first])
+    baseline = training_baseline(known, goals[first])
     targets = [
         target_row(
             name,

@@ -32,6 +32,7 @@ from crumple.provenance import (
     require_settings,
 )
 from crumple.readers import Array, Schema, read_npz
+from crumple.seeds import in_validation
 
 if TYPE_CHECKING:
     import zarr
@@ -95,6 +96,18 @@ class Library:
     def seed(self) -> int:
         """Global seed of the designs."""
         return int(self.record["settings"]["sample"]["seed"])
+
+    def held_out(self, fraction: float) -> NDArray:
+        """Return the rows that a data set of these designs holds out, in the order of its split.
+
+        Parameters
+        ----------
+        fraction
+            ``dataset.validation_fraction``.
+        """
+        draws = [in_validation(self.seed, int(number), fraction) for number in self.index]
+        rows = [row for row, (held, _) in enumerate(draws) if held]
+        return np.array(sorted(rows, key=lambda row: draws[row][1]), int)
 
     def solid_fraction(self) -> NDArray:
         """Return the part of each cell that is solid, (n)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
+
 # Of pixels: the base material changes its volume by a few per cent.
 LARGEST_CHANGE = 0.2
 
@@ -28,6 +30,11 @@ def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.linalg.norm(difference, axis=-1) / np.linalg.norm(
         np.where(known, reference, 0), axis=-1
     )
+
+
+def frame_stress(curve: np.ndarray) -> np.ndarray:
+    """Return curves ``(n, 51)`` at ``FRAME_STRAIN``, ``(n, 11)``, by linear interpolation."""
+    return np.array([np.interp(FRAME_STRAIN, CURVE_STRAIN, one) for one in curve])
 
 
 def field_error(field: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -11,7 +11,9 @@ import pytest
 import synthetic
 from crumple import evaluation, metrics, report
 from crumple.config import Config
+from crumple.dataset import Dataset
 from crumple.errors import UserError
+from crumple.library import write_library
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +57,15 @@ def test_best_match_is_found_across_shards(chain):
     manifest = json.loads(chain["dataset"].read_text())
     result = json.loads((chain["out"] / "evaluation.json").read_text())
     assert result["training_designs"] == len(manifest["split"]["train"])
+    places = manifest["split"]["train"]
+    index, curves = (
+        Dataset(chain["dataset"]).read(name, places).astype(float)
+        for name in ("index", "frame_stress")
+    )
     for row in result["targets"]:
         errors = {
-            int(index): float(metrics.nrmse(stress, row["target_stress"]))
-            for part in evaluation.curves(chain["dataset"], "train")
-            for index, stress in zip(part.index, part.stress, strict=True)
+            int(number): float(metrics.nrmse(stress, row["target_stress"]))
+            for number, stress in zip(index, curves, strict=True)
         }
         assert row["best_match_index"] == min(errors, key=errors.get)
         assert row["best_match"] == pytest.approx(min(errors.values()), rel=1e-4)
@@ -80,15 +86,21 @@ def test_tables_have_a_row_per_target_and_candidate(chain):
     assert float(targets[0]["fe_best"]) == pytest.approx(0.1)
 
 
+def wanting(count):
+    return Config.model_validate({"evaluation": {"held_out": count}})
+
+
 def test_held_out_targets_are_the_validation_curves(chain, tmp_path):
-    evaluation.write_held_out_targets(chain["dataset"], 1, tmp_path / "heldout.csv")
+    evaluation.write_held_out_targets(chain["dataset"], wanting(1), tmp_path / "heldout.csv")
     header, row = (tmp_path / "heldout.csv").read_text().splitlines()
     assert header.startswith("target,0.002,0.02,") and header.endswith(",0.2")
-    part = next(iter(evaluation.curves(chain["dataset"], "validation")))
-    assert row.split(",")[0] == f"heldout_{part.index[0]:06d}"
-    assert [float(v) for v in row.split(",")[1:]] == pytest.approx(part.stress[0], rel=1e-4)
+    dataset = Dataset(chain["dataset"])
+    place = dataset.split["validation"][:1]
+    index, stress = (dataset.read(name, place)[0] for name in ("index", "frame_stress"))
+    assert row.split(",")[0] == f"heldout_{index:06d}"
+    assert [float(v) for v in row.split(",")[1:]] == pytest.approx(stress, rel=1e-4)
     with pytest.raises(UserError, match="held_out"):
-        evaluation.write_held_out_targets(chain["dataset"], 100, tmp_path / "more.csv")
+        evaluation.write_held_out_targets(chain["dataset"], wanting(100), tmp_path / "more.csv")
 
 
 def test_parts_of_different_runs_are_refused(chain, tmp_path):
@@ -175,3 +187,20 @@ def test_a_model_without_predictions_is_still_evaluated(chain, tmp_path):
     assert html.count("<canvas") == 5
     text = re.sub(r"base64,[^\"]*|<script.*", "", html, flags=re.DOTALL)
     assert not re.findall(r"\b(nan|NaN|None)\b", text)
+
+
+def test_a_library_stands_for_its_data_set(chain, tmp_path):
+    """The same designs, curves and order of those held out; another library is refused."""
+    library = tmp_path / "library.npz"
+    write_library([chain["dataset"]], None, library)
+    one, other = (evaluation.read_known(path, 0.1) for path in (chain["dataset"], library))
+    for of_data, of_library in ((one.training, other.training), (one.held_out, other.held_out)):
+        first, second = np.argsort(of_data.index), np.argsort(of_library.index)
+        assert np.array_equal(of_data.index[first], of_library.index[second])
+        # 0.2 % strain lies between two points of the curves of a library
+        difference = np.abs(of_data.stress[first] - of_library.stress[second])[:, 1:]
+        assert difference.max() < 2e-3 * of_data.stress.max()
+    assert np.array_equal(one.held_out.index, other.held_out.index)
+    other.require({"inputs": {"designs": other.record["inputs"]["designs"]}}, library)
+    with pytest.raises(UserError):
+        other.require({"inputs": {"designs": "0" * 64}}, library)

@@ -9,7 +9,6 @@ from crumple.config import Config
 from crumple.diffusion.designer import (
     DesignerProblem,
     DesignModel,
-    frame_stress,
     noise,
 )
 from crumple.diffusion.pairs import Examples, Pairs
@@ -21,7 +20,7 @@ from crumple.diffusion.response import (
 )
 from crumple.diffusion.training import build_optimizer, update_average
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.metrics import nrmse
+from crumple.metrics import frame_stress, nrmse
 
 SMALL = {
     "designer": {"channels": [32, 32], "depths": [1, 1], "embedding": 64},

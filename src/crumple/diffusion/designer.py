@@ -27,11 +27,11 @@ from crumple.diffusion.pairs import Pairs, read_pairs
 from crumple.diffusion.preconditioning import Denoiser, denoising_loss
 from crumple.diffusion.quarter_networks import QuarterDenoiser
 from crumple.diffusion.quarters import decode_quarters, encode_quarters
-from crumple.diffusion.response import frame_stress
 from crumple.diffusion.sampling import SAMPLERS, guided, karras_sigmas
 from crumple.diffusion.spacetime import Draw, draw, validation_draws
 from crumple.diffusion.weights import Description, load_weights, read_description, save_weights
 from crumple.layout import FRAME_STRAIN, QUARTER
+from crumple.metrics import frame_stress
 
 ADVICE = "train it again with `crumple train-designer`"
 FLIP = 1  # the element of the symmetry group that mirrors a quarter from left to right

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from crumple.config import Config
 from crumple.dataset import DATA_STAGES
 from crumple.errors import UserError
-from crumple.library import Library, read_library
+from crumple.library import read_library
 from crumple.provenance import made_by, require_settings, stages_of
-from crumple.seeds import in_validation
 
 
 class Examples(NamedTuple):
@@ -57,7 +56,8 @@ def read_pairs(config: Config, path: Path | None) -> Pairs:
     wanted = stages_of(config, DATA_STAGES)
     del wanted["sample"]["seed"]
     require_settings(library.record, wanted, path or "the library of the package")
-    held = held_out(library, config.dataset.validation_fraction)
+    held = np.zeros(len(library), bool)
+    held[library.held_out(config.dataset.validation_fraction)] = True
     if held.all():
         raise UserError(f"{path or 'the library'} has no design to train on")
     curve = library.curve_stress.astype(np.float32)
@@ -66,9 +66,3 @@ def read_pairs(config: Config, path: Path | None) -> Pairs:
         Examples(library.quarter[held], curve[held]),
         library.record,
     )
-
-
-def held_out(library: Library, fraction: float) -> NDArray[np.bool_]:
-    """Return which designs of a library are held out, by their numbers."""
-    held = [in_validation(library.seed, int(index), fraction)[0] for index in library.index]
-    return np.array(held, bool)

@@ -29,8 +29,8 @@ from crumple.diffusion.pairs import Pairs, read_pairs
 from crumple.diffusion.quarter_networks import QuarterRegressor
 from crumple.diffusion.quarters import encode_quarters
 from crumple.diffusion.weights import Description, load_weights, read_description, save_weights
-from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.metrics import nrmse
+from crumple.layout import CURVE_STRAIN
+from crumple.metrics import frame_stress, nrmse
 
 STEPS = len(CURVE_STRAIN) - 1  # all but the unstrained one, where the stress is zero
 SOFT = 0.05  # MPa; below it the scale of the networks' output is linear, above it logarithmic
@@ -135,11 +135,6 @@ def predict_frames(model: ResponseModel, quarter: NDArray, goal: NDArray) -> Fra
     prediction = model.predict(quarter)
     stress, spread = frame_stress(prediction.stress), frame_stress(prediction.spread)
     return FramePrediction(stress, spread, nrmse(stress, goal))
-
-
-def frame_stress(curve: NDArray) -> NDArray[np.float64]:
-    """Return curves ``(n, 51)`` at ``FRAME_STRAIN``, ``(n, 11)``, by linear interpolation."""
-    return np.array([np.interp(FRAME_STRAIN, CURVE_STRAIN, one) for one in curve])
 
 
 def to_logarithmic(stress: Tensor) -> Tensor:

@@ -333,8 +333,14 @@ class Denoising(Optimisation):
 class Training(Denoising):
     """Training of the space-time model (Karras et al. 2022)."""
 
-    augmentation: Literal["none", "shift", "all"] = Field(
-        "all", description="random half-period shifts; all: reflections as well"
+    known_design: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="part of the samples that show the clean design and no curve (forward model)",
+    )
+    augmentation: Literal["none", "all"] = Field(
+        "none", description="all: random reflections, which give a design several answers"
     )
 
 
@@ -435,7 +441,7 @@ class Generation(Section):
     )
     batch: int = Field(20, ge=1, le=100_000, description="samples that a process draws at once")
     sampler: Literal["dpmpp_2m", "heun"] = Field("dpmpp_2m", description="ODE solver")
-    steps: int = Field(18, ge=2, le=10_000, description="noise levels of the sampler")
+    steps: int = Field(18, ge=1, le=10_000, description="noise levels of the sampler")
     sigma_min: float = Field(0.01, ge=1e-6, le=1e6, description="smallest noise level")
     sigma_max: float = Field(80.0, ge=1e-6, le=1e6, description="noise level of the start")
     guidance: float = Field(
@@ -543,6 +549,13 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
         wrong = (
             "model.reference_frame eulerian needs fields on the deformed cell: set fields.eulerian"
         )
+    elif cannot_show_designs(config):
+        wrong = cannot_show_designs(config)
+    elif config.generation.method == "joint" and config.training.known_design == 1:
+        wrong = (
+            "generation.method joint draws designs with the space-time model, but "
+            "training.known_design 1 shows it known designs alone: set it to less, such as 0"
+        )
     elif evaluation.verify > config.generation.candidates:
         wrong = (
             f"evaluation.verify ({evaluation.verify}) is more than generation.candidates "
@@ -556,6 +569,17 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
         )
     if wrong:
         raise ConfigError(f"{where}: {wrong}")
+
+
+def cannot_show_designs(config: Config) -> str | None:
+    """Return why the space-time model cannot be shown known designs, if it is to be and cannot."""
+    model, part = config.model, config.training.known_design
+    if not part or (model.mask and model.fields):
+        return None
+    return (
+        f"training.known_design {part:g} shows the network a clean design, for which it needs "
+        "model.mask, and model.fields to predict: set training.known_design to 0"
+    )
 
 
 MOST_SHARDS = 10_000  # Snakemake plans a few hundred jobs per second

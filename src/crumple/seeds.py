@@ -15,9 +15,20 @@ STAGES = {
     "validation": 6,
     "response": 7,
     "designer": 8,
+    "forward": 9,
+    "prediction": 10,
 }
 Stage = Literal[
-    "designs", "training", "generation", "split", "epochs", "validation", "response", "designer"
+    "designs",
+    "training",
+    "generation",
+    "split",
+    "epochs",
+    "validation",
+    "response",
+    "designer",
+    "forward",
+    "prediction",
 ]
 
 

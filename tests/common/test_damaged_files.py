@@ -488,7 +488,12 @@ def model(folder, written):
     network = build_network(config.model, samples.normalisation.layout, 11)
     (folder / "model").mkdir()
     save_model(
-        folder / "model", network.state_dict(), config.model, samples.normalisation, {"step": 1}
+        folder / "model",
+        network.state_dict(),
+        config.model,
+        samples.normalisation,
+        0.0,
+        {"step": 1},
     )
     return folder / "model"
 

@@ -67,8 +67,6 @@ def test_scaling_is_that_of_the_training_split_and_is_inverted(splits, cache):
 
 def reflected(frames, solid, strain, element):
     """The same element of the group by the data set's own functions."""
-    if element & data.S:
-        frames, solid = stored.shift_x(frames), np.roll(solid, 48, axis=-1)
     if element & data.V:
         frames, solid = stored.mirror_y(frames, solid, strain), solid[::-1]
     if element & data.H:
@@ -76,7 +74,7 @@ def reflected(frames, solid, strain, element):
     return frames, solid
 
 
-@pytest.mark.parametrize("element", range(8))
+@pytest.mark.parametrize("element", range(4))
 def test_symmetries_are_those_of_the_data_set(element):
     rng = np.random.default_rng(element)
     solid = rng.random((96, 96)) < 0.5
@@ -95,7 +93,7 @@ def test_symmetries_are_those_of_the_data_set(element):
 
     turned = turn(element)
     assert torch.allclose(turned, state(*reflected(frames, solid, strain, element)), atol=1e-12)
-    for other in set(range(8)) - {element}:
+    for other in set(range(4)) - {element}:
         assert not torch.allclose(turned, turn(other))
 
 
@@ -113,10 +111,9 @@ def test_batches_are_turned_and_the_cache_stays_as_it_is(splits):
 def test_augmentation_choices():
     model = Model()
     assert data.symmetries("none", model) == [0]
-    assert data.symmetries("shift", model) == [0, data.S]
-    assert data.symmetries("all", model) == list(range(8))
+    assert data.symmetries("all", model) == [0, data.H, data.V, data.H | data.V]
     published = Model(mask=False, fields=["u1", "u2", "s22"])
-    assert data.symmetries("all", published) == [0, data.H, data.S, data.H | data.S]
+    assert data.symmetries("all", published) == [0, data.H]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +171,7 @@ def test_a_damaged_cache_is_one_sentence(cache, tmp_path, name, change, words):
 def test_loader_is_not_what_training_waits_for(splits):
     """At least 2,000 samples/s on two cores; here a fifth of it on one busy one."""
     training, _ = splits
-    rows, elements = np.arange(32) % len(training), np.arange(32) % 8
+    rows, elements = np.arange(32) % len(training), np.arange(32) % 4
     training.batch(rows, elements)
     start = time.process_time()
     for _ in range(4):

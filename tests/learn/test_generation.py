@@ -47,7 +47,7 @@ def model_folder(settings, manifest, tmp_path_factory) -> Path:
     network = build_network(settings.model, normalisation.layout, 11)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    save_model(folder, network.state_dict(), settings.model, normalisation, {})
+    save_model(folder, network.state_dict(), settings.model, normalisation, 0.0, {})
     save_record(folder, synthetic.model_record(manifest, settings))
     return folder
 
@@ -258,7 +258,7 @@ def test_a_run_is_not_continued_with_other_weights(together, models, tmp_path, c
     other = shutil.copytree(models.model, tmp_path / "other")
     model = load_model(other)
     weights = {name: 2 * value for name, value in model.denoiser.network.state_dict().items()}
-    save_model(other, weights, model.settings, model.normalisation, {})
+    save_model(other, weights, model.settings, model.normalisation, 0.0, {})
     given = models._replace(model=other)
     generation.generate(together, given, *arguments[1:])
     assert counted.done == [range(0, 3), range(0, 3), range(3, 4)]
@@ -334,7 +334,7 @@ def test_every_ablation_generates(kind, settings, quarter_models, tmp_path):
         stress_rms=(10.0,) * len(strain),
     )
     network = build_network(model, normalisation.layout, 11)
-    save_model(tmp_path, network.state_dict(), model, normalisation, {})
+    save_model(tmp_path, network.state_dict(), model, normalisation, 0.0, {})
     save_record(tmp_path, synthetic.model_record())
     targets = tmp_path / "targets.csv"
     targets.write_text(TARGETS)

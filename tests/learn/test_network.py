@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from crumple.diffusion.network import Layout, Network, position_features
+from crumple.diffusion.preconditioning import Denoiser, denoising_loss
 
 STEPS = 4
 SIZE = 32
@@ -28,6 +29,7 @@ def arguments(layout: Layout, batch: int = 2, seed: int = 1) -> list[torch.Tenso
         torch.randn(batch, dtype=torch.float64) / 3,
         torch.rand(batch, STEPS, dtype=torch.float64),
         torch.ones(batch, STEPS, dtype=torch.bool),
+        torch.tensor([False, True])[-batch:],
     ]
 
 
@@ -87,6 +89,37 @@ def test_half_period_shift_is_an_exact_symmetry(patch):
     assert error(SIZE // 4) > 1e-3  # the mirror axes are where they are
 
 
+def test_shifted_copies_would_teach_nothing():
+    """Loss and gradient of a sample that is shifted with its noise are those of the sample."""
+    layout = Layout(1, STEPS, 3)
+    network, (x, noise_level, stress, known, given) = make(layout), arguments(layout)
+    denoiser, sigma = Denoiser(network), torch.exp(4 * noise_level)
+    noise = torch.randn_like(x)
+
+    def gradient(shift):
+        network.zero_grad()
+        moved = [values.roll(shift, dims=-1) for values in (x, noise)]
+        losses = denoising_loss(denoiser, *moved, sigma, stress, known, layout.weights(), given)
+        losses.sum().backward()
+        return torch.cat([losses.detach(), *(p.grad.flatten() for p in network.parameters())])
+
+    plain, shifted, control = map(gradient, (0, SIZE // 2, SIZE // 4))
+    assert (shifted - plain).norm() < 1e-9 * plain.norm()
+    assert (control - plain).norm() > 1e-3 * plain.norm()
+
+
+def test_a_given_design_is_told_by_a_vector_that_begins_at_zero():
+    layout = Layout(1, STEPS, 3)
+    network, (*inputs, given) = make(layout), arguments(layout)
+    told, untold = network(*inputs, given), network(*inputs)
+    assert torch.equal(told[0], untold[0]) and not torch.equal(told[1], untold[1])
+    with torch.no_grad():
+        network.given.zero_()
+    assert torch.equal(network(*inputs, given), untold)
+    torch.manual_seed(0)
+    assert not Network(layout, **SMALL).given.any()
+
+
 def test_shift_by_half_a_period_upwards_is_no_symmetry():
     layout = Layout(1, STEPS, 3)
     network, (x, *condition) = make(layout), arguments(layout)
@@ -111,14 +144,15 @@ def test_frames_agree_on_the_one_mask():
     assert static.shape == (3, 1, 8, 8) and fields.shape == (3, STEPS, 2, 8, 8)
     assert torch.equal(fields[:, 1, 0], x[:, 3])
     assert torch.equal(layout.join(static, fields), x)
-    weights = layout.weights()
-    assert weights.sum() == pytest.approx(1)
+    weights, given = layout.weights(), layout.weights(given=True)
+    assert weights.sum() == pytest.approx(1) and given.sum() == pytest.approx(1)
     assert weights[0] == pytest.approx(STEPS * weights[1].item())
+    assert given[0] == 0 and torch.allclose(given[1:], given[1:].mean())
 
 
 def test_a_frame_sees_its_own_token_and_in_time_all_tokens():
     layout = Layout(1, STEPS, 3)
-    network, (x, noise, stress, known) = make(layout), arguments(layout, batch=1)
+    network, (x, noise, stress, known, _) = make(layout), arguments(layout, batch=1)
     other = stress.clone()
     other[:, 2] += 0.5
     change = network(x, noise, other, known) - network(x, noise, stress, known)
@@ -129,7 +163,7 @@ def test_a_frame_sees_its_own_token_and_in_time_all_tokens():
 
 def test_unknown_stress_is_not_looked_at():
     layout = Layout(1, STEPS, 3)
-    network, (x, noise, stress, known) = make(layout), arguments(layout)
+    network, (x, noise, stress, known, _) = make(layout), arguments(layout)
     known[:, 1] = False
     other = stress.clone()
     other[:, 1] = 77.0

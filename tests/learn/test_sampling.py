@@ -173,6 +173,59 @@ def test_states_stay_mirrored_as_designs_are():
     assert torch.allclose(denoised[:, 0], sum(images) / 4, atol=1e-6)
 
 
+def test_a_given_design_is_clean_from_end_to_end():
+    """Its noise level is 0 in what the network sees, in the estimate, and in the loss."""
+    layout, seen = Layout(static=1, frames=2, fields=1), []
+
+    class Watching(nn.Module):
+        def forward(self, x, noise, stress, known, given):
+            seen.append(x)
+            return torch.ones_like(x)
+
+    network = Watching()
+    network.layout = layout
+    torch.manual_seed(0)
+    x = layout.mirrored(torch.randn(2, 3, 32, 32))
+    noise, sigma = torch.randn(2, 3, 32, 32), torch.tensor([3.0, 3.0])
+    noise[1, 0] = 0
+    given = torch.tensor([False, True])
+    denoiser, noisy = Denoiser(network), x + 3 * noise
+    denoised = denoiser(noisy, sigma, None, None, given)
+    skip, out, scale, _ = coefficients(sigma)
+    assert torch.equal(seen[0][1, 0], x[1, 0] / SIGMA_DATA)
+    assert torch.equal(denoised[1, 0], x[1, 0])
+    assert torch.allclose(seen[0][:, 1:], scale[0] * noisy[:, 1:])
+    assert torch.allclose(denoised[:, 1:], skip[0] * noisy[:, 1:] + out[0])
+    assert torch.allclose(seen[0][0], scale[0] * noisy[0])
+    assert not torch.allclose(denoised[0, 0], x[0, 0])
+
+    weights = torch.stack([layout.weights(), layout.weights(given=True)])
+    losses = denoising_loss(denoiser, x, noise, sigma, None, None, weights, given)
+    errors = (denoised - x).square().mean(dim=(2, 3))
+    weight = (9 + SIGMA_DATA**2) / (3 * SIGMA_DATA) ** 2
+    assert losses[0] == pytest.approx(weight * (errors[0] @ layout.weights()).item())
+    assert losses[1] == pytest.approx(weight * errors[1, 1:].mean().item())
+
+
+@pytest.mark.parametrize("sampler", sampling.SAMPLERS.values())
+def test_what_is_known_stays_as_it_is(sampler):
+    """Conditional Gaussian: the field given the design is N(design, 0.3^2), whatever the noise."""
+
+    def denoise(x, sigma):
+        design, field = x[:, :1], x[:, 1:]
+        return torch.cat([design, (0.09 * field + sigma**2 * design) / (0.09 + sigma**2)], dim=1)
+
+    design = torch.tensor([-1.0, 2.0]).double().repeat_interleave(200)[:, None, None, None]
+    quantiles = (torch.arange(200, dtype=torch.float64) + 0.5) / 200
+    noise = 80 * torch.special.ndtri(quantiles).repeat(2)[:, None, None, None]
+    sigmas = sampling.karras_sigmas(40, 0.002, 80.0)
+    sample = sampler(denoise, torch.cat([design, noise], dim=1), sigmas)
+    assert torch.allclose(sample[:, :1], design, rtol=1e-12)
+    for values, mean in zip(sample[:, 1].reshape(2, 200), (-1.0, 2.0), strict=True):
+        assert values.mean() == pytest.approx(mean, abs=0.01)
+        assert values.std() == pytest.approx(0.3, rel=0.02)
+
+
 class Zero(nn.Module):
     layout = Layout(static=0, frames=1, fields=1)
 

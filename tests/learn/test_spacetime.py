@@ -10,8 +10,8 @@ from accelerate.state import AcceleratorState
 
 import synthetic
 from crumple import cli, dataset
-from crumple.config import OPERATION, Config, Training
-from crumple.diffusion import spacetime
+from crumple.config import OPERATION, Config, Model, Training, cross_check
+from crumple.diffusion import data, spacetime
 from crumple.errors import UserError
 
 
@@ -38,12 +38,75 @@ def test_a_draw_is_a_function_of_seed_and_index():
     assert set(d.element for d in draws) == set(range(8))
 
 
+@pytest.fixture(scope="module")
+def splits(manifest, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache") / "cache"
+    stored = dataset.Dataset(manifest)
+    data.build_cache(stored, Model(), cache)
+    return data.load_samples(cache, len(stored.split["train"]), torch.device("cpu"))
+
+
+def problem(splits, part: float) -> spacetime.SpaceTime:
+    """The space-time problem with this part of known designs."""
+    config = Config.model_validate({"training": {"known_design": part}})
+    return spacetime.SpaceTime(config, *splits, torch.device("cpu"))
+
+
+def test_known_designs_are_a_part_of_the_samples_and_change_no_other(splits):
+    none, some, all_ = (
+        [problem(splits, part).draw(i) for i in range(2000)] for part in (0, 0.3, 1)
+    )
+    assert not any(d.given for d in none) and all(d.given for d in all_)
+    assert np.mean([d.given for d in some]) == pytest.approx(0.3, abs=0.03)
+    for plain, mixed in zip(none, some, strict=True):
+        if mixed.given:
+            assert not mixed.known.any()
+        same = [name for name in spacetime.Draw._fields if name not in ("known", "given")]
+        assert all(getattr(plain, name) == getattr(mixed, name) for name in same)
+        assert mixed.given or np.array_equal(plain.known, mixed.known)
+
+    held_out = [d.given for d in problem(splits, 0.3).held_out]
+    assert np.mean(held_out) == pytest.approx(0.3, abs=0.25)
+    assert all(d.given for d in problem(splits, 1.0).held_out)
+    assert not any(d.given for d in problem(splits, 0.0).held_out)
+
+
+def test_a_known_design_has_no_noise_no_curve_and_no_weight(splits):
+    samples, some = splits[0], problem(splits, 0.5)
+    draws = [some.draw(i) for i in range(8)]
+    batch = some.assemble(samples, draws)
+    assert set(batch.given.tolist()) == {False, True}
+    for row, one in enumerate(draws):
+        assert batch.noise[row, 0].any() != one.given
+        assert batch.noise[row, 1:].any()
+        assert (batch.channel_weights[row, 0] == 0) == one.given
+        assert not (batch.known[row].any() and one.given)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"mask": False, "fields": ["u1", "u2", "s22"]},
+        {"reference_frame": "eulerian", "mask": False, "fields": ["solid", "s22", "mises"]},
+        {"fields": []},
+    ],
+)
+def test_models_that_cannot_be_shown_a_design_say_so(manifest, tmp_path, model):
+    values = {"model": model, "fields": {"eulerian": True}, "evaluation": {"held_out": 0}}
+    config = Config.model_validate(values)
+    with pytest.raises(UserError, match="known_design 1 shows .* set training.known_design to 0"):
+        spacetime.train(config, manifest, tmp_path / "model")
+    with pytest.raises(UserError, match="file.yaml: training.known_design 1 shows"):
+        cross_check(config, "file.yaml")
+    cross_check(Config.model_validate(values | {"training": {"known_design": 0}}))
+
+
 def learn_by_heart(folder: Path, **changes) -> list[dict]:
     """Train on two designs, hold another one out; return the log."""
     model = {"channels": [32, 64], "depths": [1, 1], "embedding": 32, "head": 32, "patch": 4}
     model |= {"frames": "last", "fields": ["s22"], "spatial_attention": 12}
     hard = {"steps": 300, "batch": 2, "learning_rate": 3e-3, "warmup": 10, "log_every": 50}
-    hard |= {"noise_mean": 0.5, "noise_std": 0.5, "augmentation": "none", "precision": "fp32"}
+    hard |= {"noise_mean": 0.5, "noise_std": 0.5, "known_design": 0.0, "precision": "fp32"}
     hard |= {"drop_curve": 0.0, "drop_steps": 0.0, "validate_every": 300} | changes
     halves = Config.model_validate({"dataset": {"validation_fraction": 0.5}})
     path = synthetic.write_dataset(folder / "data", 4, 4, halves)  # designs 0, 2 and 3

@@ -30,8 +30,8 @@ STORED = {
     "lagrangian": ("frames", CHANNELS),
     "eulerian": ("eulerian", EULERIAN_CHANNELS),
 }
-# Bits of an element of the symmetry group of order 8 (H: x -> 1-x, V: y -> 1-y, S: x -> x + 1/2).
-H, V, S = 1, 2, 4
+# Bits of an element of the group of reflections (H: x -> 1-x, V: y -> 1-y), of order 4.
+H, V = 1, 2
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -113,9 +113,7 @@ class Normalisation(BaseModel):
 
 
 def move_pixels(images: Tensor, element: int) -> Tensor:
-    """Mirror and shift images ``(..., h, w)`` by an element of the symmetry group."""
-    if element & S:
-        images = images.roll(images.shape[-1] // 2, dims=-1)
+    """Mirror images ``(..., h, w)`` by an element of the group of reflections."""
     flips = [axis for bit, axis in ((H, -1), (V, -2)) if element & bit]
     return images.flip(flips) if flips else images
 
@@ -124,8 +122,7 @@ def signs(element: int, fields: Sequence[str], layout: Layout) -> Tensor:
     """Return the sign that each channel takes beside its pixels' move, ``(channels,)``.
 
     x -> 1-x turns the sign of u1; y -> 1-y turns the sign of w2 = u2 + strain y (the lower platen
-    becomes the moving one, hence not that of u2). Half-period shifts are symmetries because
-    designs are mirrored about x = 1/2. The stress curve stays the same.
+    becomes the moving one, hence not that of u2). The stress curve stays the same.
     """
     turned = {name for bit, name in ((H, "u1"), (V, "w2")) if element & bit}
     of_fields = torch.tensor([-1.0 if name in turned else 1.0 for name in fields])
@@ -135,12 +132,17 @@ def signs(element: int, fields: Sequence[str], layout: Layout) -> Tensor:
 def symmetries(augmentation: str, model: Model) -> list[int]:
     """Return the elements of the group that training draws from.
 
+    A design buckles to one of its two sides, and the solver's imperfection says to which. Mirrored
+    copies give it two answers, of which a denoiser learns the mean, so that they are left out by
+    default. Shifts by half a period, by which the solver turns results exactly, aren't drawn at
+    all: the network commutes with them whatever its weights.
+
     Only one platen moves, so y -> 1-y is no mirror image of u2, nor of a picture of the deformed
     cell: models of those are trained without it.
     """
     mirrors = H if model.reference_frame == "eulerian" or "u2" in model.fields else H | V
-    allowed = {"none": 0, "shift": S, "all": S | mirrors}[augmentation]
-    return [element for element in range(8) if element & ~allowed == 0]
+    allowed = {"none": 0, "all": mirrors}[augmentation]
+    return [element for element in range(4) if element & ~allowed == 0]
 
 
 class Samples:
@@ -162,7 +164,7 @@ class Samples:
         self.normalisation = normalisation
         offset, scale = normalisation.offset_and_scale()
         fields, layout = normalisation.fields, normalisation.layout
-        scales = [scale * signs(element, fields, layout) for element in range(8)]
+        scales = [scale * signs(element, fields, layout) for element in range(4)]
         device = physical.device
         self._scales = torch.stack(scales)[:, :, None, None].to(device)
         self._static_offset = (offset * scale)[: layout.static, None, None].to(device)

@@ -17,6 +17,7 @@ from crumple.diffusion.data import Normalisation
 from crumple.diffusion.model import TrainedModel
 from crumple.diffusion.response import FramePrediction, ResponseModel, predict_frames
 from crumple.diffusion.sampling import SAMPLERS, guided, karras_sigmas
+from crumple.errors import UserError
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve, volume_change
 from crumple.targets import Targets
@@ -85,7 +86,17 @@ def joint_candidates(
     -------
     dict
         Columns of the store, see :mod:`crumple.candidates`.
+
+    Raises
+    ------
+    UserError
+        When the model doesn't know how to draw designs.
     """
+    if model.known_design == 1:
+        raise UserError(
+            "this model was trained with training.known_design 1: it predicts the fields of given "
+            "designs and cannot draw any; train it with less, or use generation.method cascade"
+        )
     device = next(model.denoiser.parameters()).device
     target = np.array(numbers) // config.generation.candidates
     seed = [int(seeds.rng(config.seed, "generation", i).integers(2**63)) for i in numbers]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -34,18 +34,33 @@ class ModelConfig(BaseModel):
     """Content of ``config.json``; there may be more."""
 
     format: Literal["crumple-model"]
-    version: Literal[1]
+    version: Literal[2]
     weights: str  # SHA-256 of model.safetensors
     model: Model
+    known_design: float = Field(ge=0, le=1)
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What :func:`load_model` returns."""
+    """What :func:`load_model` returns.
+
+    Attributes
+    ----------
+    denoiser
+        With the averaged weights.
+    normalisation
+        Channels of a state and their scaling.
+    settings
+        Of the network.
+    known_design
+        Part of the training samples that were shown a clean design: with 0 the model doesn't know
+        how to predict the fields of one, with 1 it doesn't know how to draw one.
+    """
 
     denoiser: Denoiser
     normalisation: Normalisation
     settings: Model
+    known_design: float
 
 
 def build_network(settings: Model, layout: Layout, steps: int) -> Network:
@@ -69,6 +84,7 @@ def save_model(
     weights: dict[str, Tensor],
     settings: Model,
     normalisation: Normalisation,
+    known_design: float,
     training: dict,
 ) -> None:
     """Write the three files of a model.
@@ -81,6 +97,8 @@ def save_model(
         State of the network.
     settings, normalisation
         Of the network, and the scaling of its channels.
+    known_design
+        Part of the training samples that were shown a clean design.
     training
         How the weights came about, for the reader of ``config.json``.
     """
@@ -88,10 +106,11 @@ def save_model(
         save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
     config = {
         "format": "crumple-model",
-        "version": 1,
+        "version": 2,
         "crumple": __version__,
         "weights": hash_file(folder / "model.safetensors"),
         "model": settings.model_dump(mode="json"),
+        "known_design": known_design,
         "training": training,
     }
     save_text(folder / "config.json", json.dumps(config, indent=2))
@@ -133,4 +152,4 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
     settings, network = config.model, build_network(config.model, *shape)
     network.load_state_dict(weights)
     network.to(device)
-    return TrainedModel(Denoiser(network).eval(), normalisation, settings)
+    return TrainedModel(Denoiser(network).eval(), normalisation, settings, config.known_design)

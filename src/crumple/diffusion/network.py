@@ -39,14 +39,14 @@ class Layout:
         """Number of channels of a state."""
         return self.static + self.frames * self.fields
 
-    def weights(self) -> Tensor:
+    def weights(self, given: bool = False) -> Tensor:
         """Return the weight of each channel in the loss, ``(channels,)``; the sum is 1.
 
         A static channel counts once per frame that it is shown to, else the design would be one
-        channel in 34.
+        channel in 34. A design that is ``given`` doesn't count.
         """
         weights = torch.ones(self.channels)
-        weights[: self.static] = self.frames
+        weights[: self.static] = 0 if given else self.frames
         return weights / weights.sum()
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +57,19 @@ class Layout:
     def join(self, static: Tensor, fields: Tensor) -> Tensor:
         """Inverse of :meth:`split`."""
         return torch.cat([static, fields.flatten(1, 2)], dim=1)
+
+    def levels(self, sigma: Tensor, given: Tensor) -> Tensor:
+        """Return the noise level of each channel, ``(batch, channels)``.
+
+        Parameters
+        ----------
+        sigma
+            ``(batch,)`` noise level.
+        given
+            ``(batch,)`` bool; where true the static channels are the clean design: level 0.
+        """
+        static = torch.arange(self.channels, device=sigma.device) < self.static
+        return sigma[:, None].where(~(given[:, None] & static), 0.0)
 
     def mirrored(self, x: Tensor) -> Tensor:
         """Replace the static channels of a state by the mean of their four mirror images."""
@@ -261,6 +274,7 @@ class Network(nn.Module):
             nn.Linear(2, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.unknown = nn.Parameter(torch.randn(embedding))
+        self.given = nn.Parameter(torch.zeros(embedding))
         self.step = nn.Parameter(0.2 * torch.randn(steps, embedding))
         self.curve = nn.Linear(embedding, embedding)
 
@@ -300,7 +314,14 @@ class Network(nn.Module):
         embedded = self.stress(features.masked_fill(~known[..., None], 0))
         return torch.where(known[..., None], embedded, self.unknown) + self.step
 
-    def forward(self, x: Tensor, noise: Tensor, stress: Tensor, known: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor,
+        stress: Tensor,
+        known: Tensor,
+        given: Tensor | None = None,
+    ) -> Tensor:
         """Return a state of the shape of ``x``.
 
         Parameters
@@ -311,12 +332,18 @@ class Network(nn.Module):
             ``(batch,)`` noise level in the form that the preconditioning gives.
         stress, known
             See :meth:`tokens`.
+        given
+            ``(batch,)`` bool; where true the static channels of ``x`` are a clean design. By
+            default nowhere.
         """
         batch, frames = len(x), self.layout.frames
         tokens = self.tokens(stress, known)
         angles = noise[:, None] * self.frequencies
         embedding = self.noise(torch.cat([angles.cos(), angles.sin()], dim=1))
-        embedding = (embedding + self.curve(tokens.mean(dim=1)))[:, None]
+        embedding = embedding + self.curve(tokens.mean(dim=1))
+        if given is not None:
+            embedding = embedding + given[:, None] * self.given
+        embedding = embedding[:, None]
         if self.per_frame:
             embedding = embedding + tokens
             own_tokens = tokens.flatten(0, 1)[:, None]

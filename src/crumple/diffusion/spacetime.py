@@ -1,7 +1,10 @@
 """What the training of the space-time model sees: designs with their fields, and their curves.
 
-Everything about a training sample is a function of (seed, global sample index): which design, which
-symmetry, which noise, which part of the curve.
+A sample has noise on design and fields, and a curve (of which a part may be hidden); or it shows
+the clean design, no curve, and noise on the fields alone: ``training.known_design`` is the part of
+such samples, from which the network learns to predict the fields of a design
+(:mod:`crumple.diffusion.prediction`). Everything about a sample is a function of (seed, global
+sample index): which of both, which design, which symmetry, which noise, which part of the curve.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from crumple import seeds
-from crumple.config import Config, Denoising
+from crumple.config import Config, Denoising, cannot_show_designs
 from crumple.dataset import Dataset
 from crumple.diffusion import training
 from crumple.diffusion.data import Samples, build_cache, load_samples, symmetries
 from crumple.diffusion.model import build_network, save_model
 from crumple.diffusion.preconditioning import Denoiser, denoising_loss
+from crumple.errors import ConfigError
 from crumple.provenance import hash_file, made_by
 
 VALIDATION_LEVELS = 4  # noise levels per held-out sample
@@ -37,6 +41,7 @@ class Draw(NamedTuple):
     sigma: float
     known: np.ndarray
     noise_seed: int
+    given: bool = False
 
 
 class Batch(NamedTuple):
@@ -47,6 +52,8 @@ class Batch(NamedTuple):
     sigma: Tensor
     stress: Tensor
     known: Tensor
+    channel_weights: Tensor
+    given: Tensor
 
 
 @functools.lru_cache(maxsize=2)
@@ -114,6 +121,11 @@ def validation_draws(seed: int, count: int, steps: int, settings: Denoising) -> 
     return draws
 
 
+def given(draw: Draw) -> Draw:
+    """Return a draw that shows the clean design, and no curve."""
+    return draw._replace(known=np.zeros_like(draw.known), given=True)
+
+
 class SpaceTime:
     """The space-time model as a :class:`crumple.diffusion.training.Problem`.
 
@@ -139,10 +151,14 @@ class SpaceTime:
         self.normalisation = training_split.normalisation
         self.steps = len(self.normalisation.curve_strain)
         self.elements = symmetries(config.training.augmentation, config.model)
-        self.channel_weights = self.normalisation.layout.weights().to(device)
-        self.held_out = validation_draws(
-            config.seed, len(validation_split), self.steps, config.training
-        )
+        layout = self.normalisation.layout
+        self.channel_weights = torch.stack([layout.weights(), layout.weights(given=True)])
+        part = config.training.known_design
+        draws = validation_draws(config.seed, len(validation_split), self.steps, config.training)
+        self.held_out = [
+            given(one) if number * 0.6180339887 % 1 < part else one
+            for number, one in enumerate(draws)
+        ]
         self._states = torch.empty(0)
 
     def build(self) -> nn.Module:
@@ -151,9 +167,14 @@ class SpaceTime:
 
     def loss(self, network: nn.Module, indices: Sequence[int]) -> Tensor:
         """Return the loss of training samples."""
-        seed, count, settings = self.config.seed, len(self.training), self.config.training
-        draws = [draw(seed, i, count, self.steps, self.elements, settings) for i in indices]
-        return self._loss(network, self.training, draws)
+        return self._loss(network, self.training, [self.draw(index) for index in indices])
+
+    def draw(self, index: int) -> Draw:
+        """Decide everything about a training sample, also whether its design is given."""
+        seed, settings = self.config.seed, self.config.training
+        one = draw(seed, index, len(self.training), self.steps, self.elements, settings)
+        forward = seeds.rng(seed, "forward", index).random() < settings.known_design
+        return given(one) if forward else one
 
     def validation_count(self) -> int:
         """Return the number of held-out samples, each noise level counted."""
@@ -166,11 +187,11 @@ class SpaceTime:
     def save(self, folder: Path, weights: dict[str, Tensor], training: dict[str, Any]) -> None:
         """Write the model; see :mod:`crumple.diffusion.model`."""
         weights = {name.removeprefix("network."): value for name, value in weights.items()}
-        save_model(folder, weights, self.config.model, self.normalisation, training)
+        part = self.config.training.known_design
+        save_model(folder, weights, self.config.model, self.normalisation, part, training)
 
     def _loss(self, network: nn.Module, samples: Samples, draws: list[Draw]) -> Tensor:
-        batch = self.assemble(samples, draws)
-        return denoising_loss(network, *batch, self.channel_weights)
+        return denoising_loss(network, *self.assemble(samples, draws))
 
     def assemble(self, samples: Samples, draws: list[Draw]) -> Batch:
         """Put a batch together from what was drawn for its samples."""
@@ -180,12 +201,17 @@ class SpaceTime:
         rows, elements = [d.row for d in draws], [d.element for d in draws]
         state, stress = samples.batch(rows, elements, self._states)
         layout, size = self.normalisation.layout, state.shape[-1]
+        noise = torch.stack([layout.noise(size, d.noise_seed, self.device) for d in draws])
+        forward = torch.tensor([d.given for d in draws])
+        noise[forward.to(self.device), : layout.static] = 0
         return Batch(
             state.to(self.device),
-            torch.stack([layout.noise(size, d.noise_seed, self.device) for d in draws]),
+            noise,
             torch.tensor([d.sigma for d in draws], device=self.device),
             stress.to(self.device),
             torch.from_numpy(np.stack([d.known for d in draws])).to(self.device),
+            self.channel_weights[forward.long()].to(self.device),
+            forward.to(self.device),
         )
 
 
@@ -207,6 +233,9 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
     UserError
         When the data or the settings can't be used, or a signal stopped the run.
     """
+    wrong = cannot_show_designs(config)
+    if wrong:
+        raise ConfigError(wrong)
     dataset = Dataset(manifest_path)
     dataset.check_settings(config)
     data = {"dataset": hash_file(manifest_path)}

@@ -70,4 +70,5 @@ def make(settings: Config, folder: Path, imported: bool = False, **more) -> Path
     values |= {"evaluation": {"held_out": 1, "verify": 1}}
     if imported:
         values["generation"] |= {"method": "joint"}
+        values["training"] |= {"known_design": 0.0}
     return make_run(folder, Config.model_validate(values), imported)

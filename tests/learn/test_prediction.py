@@ -5,14 +5,16 @@ import pytest
 import torch
 
 import synthetic
-from crumple.config import Config, Generation
+from crumple.config import Config, Generation, cross_check
 from crumple.dataset import Dataset
 from crumple.designs import mirror
 from crumple.diffusion import data, spacetime
+from crumple.diffusion.joint import joint_candidates
 from crumple.diffusion.model import TrainedModel, build_network, load_model
 from crumple.diffusion.preconditioning import Denoiser
 from crumple.diffusion.prediction import predict_fields
 from crumple.errors import UserError
+from crumple.targets import Targets
 
 GENERATION = Generation(steps=4, sigma_max=20.0, batch=2)
 
@@ -72,6 +74,16 @@ def test_a_model_that_has_not_learnt_it_says_so(model, quarters):
     joint = TrainedModel(model.denoiser, model.normalisation, model.settings, 0.0)
     with pytest.raises(UserError, match="known_design 0: it draws designs and fields together"):
         predict_fields(joint, quarters, GENERATION)
+
+
+def test_a_model_of_known_designs_draws_none(model, settings):
+    """Without this it would take its noise for designs, and say nothing."""
+    goal = Targets(["soft"], np.ones((1, 11)), np.ones((1, 11), bool))
+    with pytest.raises(UserError, match="known_design 1: .* cannot draw any"):
+        joint_candidates(model, None, goal, range(1), settings)
+    joint = Config.model_validate({"generation": {"method": "joint"}})
+    with pytest.raises(UserError, match="method joint draws .* training.known_design 1 shows"):
+        cross_check(joint)
 
 
 @pytest.mark.parametrize("steps", [1, 8])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,11 +53,11 @@ class Layout:
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Split a state into ``(batch, static, h, w)`` and ``(batch, frames, fields, h, w)``."""
         static, fields = x.split([self.static, self.frames * self.fields], dim=1)
-        return static, fields.unflatten(1, (self.frames, self.fields))
+        return static, rearrange(fields, "b (frames c) h w -> b frames c h w", frames=self.frames)
 
     def join(self, static: Tensor, fields: Tensor) -> Tensor:
         """Inverse of :meth:`split`."""
-        return torch.cat([static, fields.flatten(1, 2)], dim=1)
+        return torch.cat([static, rearrange(fields, "b frames c h w -> b (frames c) h w")], dim=1)
 
     def levels(self, sigma: Tensor, given: Tensor) -> Tensor:
         """Return the noise level of each channel, ``(batch, channels)``.
@@ -139,6 +140,9 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + self.convolution_out(F.silu(y))
 
 
+SHARED = "groups heads tokens c -> (groups repeats) heads tokens c"
+
+
 class Attention(nn.Module):
     """Self-attention over a set of positions, with stress tokens as extra keys and values.
 
@@ -176,15 +180,15 @@ class Attention(nn.Module):
         query, key, value = self._heads(self.query_key_value(normalised), 3)
         token_key, token_value = self._heads(self.token_key_value(tokens), 2)
         repeats = len(x) // len(tokens)
-        key = torch.cat([key, token_key.repeat_interleave(repeats, 0)], dim=2)
-        value = torch.cat([value, token_value.repeat_interleave(repeats, 0)], dim=2)
+        key = torch.cat([key, repeat(token_key, SHARED, repeats=repeats)], dim=2)
+        value = torch.cat([value, repeat(token_value, SHARED, repeats=repeats)], dim=2)
         mixed = _attend(self.norm_query(query), self.norm_key(key), value)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return self.out(rearrange(mixed, "sets heads positions c -> sets positions (heads c)"))
 
-    def _heads(self, x: Tensor, parts: int) -> list[Tensor]:
-        """Split ``(sets, positions, parts * channels)`` into ``(sets, heads, positions, head)``."""
-        split = x.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return list(split.unbind(0))
+    def _heads(self, x: Tensor, parts: int) -> Tensor:
+        """Split ``(sets, positions, parts * channels)``, of each part and head."""
+        pattern = "sets positions (parts heads c) -> parts sets heads positions c"
+        return rearrange(x, pattern, parts=parts, heads=self.heads)
 
 
 class Block(nn.Module):
@@ -204,15 +208,15 @@ class Block(nn.Module):
         self, x: Tensor, embedding: Tensor, own_tokens: Tensor, all_tokens: Tensor
     ) -> Tensor:
         x = self.residual(x, embedding)
-        height, width = x.shape[-2:]
+        sizes = {"h": x.shape[-2], "w": x.shape[-1]}
         if self.spatial is not None:
-            pixels = x.flatten(2).transpose(1, 2)
+            pixels = rearrange(x, "frame c h w -> frame (h w) c")
             pixels = pixels + self.spatial(pixels, own_tokens)
-            x = pixels.transpose(1, 2).unflatten(2, (height, width))
+            x = rearrange(pixels, "frame (h w) c -> frame c h w", **sizes)
         if self.temporal is not None:
-            steps = x.unflatten(0, (-1, self.frames)).permute(0, 3, 4, 1, 2).flatten(0, 2)
+            steps = rearrange(x, "(b frames) c h w -> (b h w) frames c", frames=self.frames)
             steps = steps + self.temporal(steps, all_tokens, self.place)
-            x = steps.unflatten(0, (-1, height, width)).permute(0, 3, 4, 1, 2).flatten(0, 1)
+            x = rearrange(steps, "(b h w) frames c -> (b frames) c h w", **sizes)
         return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -346,17 +350,19 @@ class Network(nn.Module):
         embedding = embedding[:, None]
         if self.per_frame:
             embedding = embedding + tokens
-            own_tokens = tokens.flatten(0, 1)[:, None]
+            own_tokens = rearrange(tokens, "b steps c -> (b steps) 1 c")
         else:
-            embedding = embedding.expand(-1, frames, -1)
-            own_tokens = tokens.repeat_interleave(frames, 0)
-        embedding = F.silu(embedding).flatten(0, 1)
+            embedding = repeat(embedding, "b 1 c -> b frames c", frames=frames)
+            own_tokens = repeat(tokens, "b steps c -> (b frames) steps c", frames=frames)
+        embedding = rearrange(F.silu(embedding), "b frames c -> (b frames) c")
 
         static, fields = self.layout.split(x)
-        static = static[:, None].expand(-1, frames, -1, -1, -1)
-        position = self.position.expand(batch, frames, -1, -1, -1)
+        static = repeat(static, "b c h w -> b frames c h w", frames=frames)
+        position = repeat(
+            self.position.to(x.dtype), "c h w -> b frames c h w", b=batch, frames=frames
+        )
         pixels = torch.cat([static, fields], dim=2)
-        y = torch.cat([pixels, position.to(x.dtype)], dim=2).flatten(0, 1)
+        y = rearrange(torch.cat([pixels, position], dim=2), "b frames c h w -> (b frames) c h w")
         y = F.pixel_unshuffle(y, self.patch).contiguous(memory_format=torch.channels_last)
         y = self.stem(y)
 
@@ -376,7 +382,7 @@ class Network(nn.Module):
         # What a denoiser returns is for the most part a multiple of the noise in each pixel, more
         # than the features of a patch can carry: the gate hands it on.
         y = F.pixel_shuffle(self.head(F.silu(self.norm(y))), self.patch)
-        shift, gate = y.unflatten(0, (batch, frames)).chunk(2, dim=2)
+        shift, gate = rearrange(y, "(b frames) (two c) h w -> two b frames c h w", b=batch, two=2)
         y = shift + gate * pixels
         static, fields = y.split([self.layout.static, self.layout.fields], dim=2)
         return self.layout.join(static.mean(dim=1), fields)

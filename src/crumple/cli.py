@@ -485,11 +485,11 @@ def _report(args: argparse.Namespace) -> None:
 
 def _add_generate(commands) -> None:
     parser = _stage(commands, "generate", "generate candidates for target curves", _generate)
-    help = "forward model, which ranks: folder of `crumple train-response`"
+    help = "forward model, which ranks: folder of `crumple train-response`; default: the package's"
     parser.add_argument("--response", type=Path, metavar="FOLDER", help=help)
-    help = "design model: folder of `crumple train-designer`"
+    help = "design model: folder of `crumple train-designer`; default: the package's"
     parser.add_argument("--designer", type=Path, metavar="FOLDER", help=help)
-    help = "space-time model: folder of `crumple train`"
+    help = "space-time model: folder of `crumple train`; without it no fields are predicted"
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=help)
     parser.add_argument(
         "--targets", type=Path, nargs="+", required=True, help="CSV files of target curves"

@@ -24,6 +24,7 @@ from crumple.diffusion.generation import Models
 from crumple.diffusion.model import build_network, load_model, save_model
 from crumple.diffusion.pairs import Examples, Pairs
 from crumple.diffusion.response import ResponseProblem, load_response
+from crumple.diffusion.weights import packaged
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN
 from crumple.topology import acceptance
@@ -367,12 +368,27 @@ def test_guidance_and_noise_matter_and_a_repeat_is_equal(settings, model_folder)
 def test_a_model_that_is_needed_and_not_named_is_one_sentence(settings, models, tmp_path):
     targets = tmp_path / "targets.csv"
     targets.write_text(TARGETS)
-    for method, name in (("cascade", "designer"), ("joint", "model")):
-        given = models._replace(**{name: None})
-        with pytest.raises(
-            UserError, match=f"{method} needs a trained {name}: name it by --{name}"
-        ):
-            generation.generate(with_method(settings, method), given, [targets], tmp_path / "out")
+    given = models._replace(model=None)
+    with pytest.raises(UserError, match="joint needs a trained model: name it by --model"):
+        generation.generate(with_method(settings, "joint"), given, [targets], tmp_path / "out")
+
+
+def test_the_models_of_the_package_draw_designs_for_a_curve(settings, tmp_path):
+    """Without any model named; the designs of a stiff and of a soft curve differ as they should."""
+    targets = tmp_path / "targets.csv"
+    strains = ",".join(f"{strain:g}" for strain in synthetic.FRAME_STRAIN)
+    curves = (scale * np.tanh(synthetic.FRAME_STRAIN / 0.02) for scale in (3, 40))
+    rows = [
+        ",".join([name, *map(str, c)]) for name, c in zip(("soft", "stiff"), curves, strict=True)
+    ]
+    targets.write_text("\n".join([f"target,{strains}", *rows]))
+    generation.generate(settings, Models(None, None, None), [targets], tmp_path / "out.zarr")
+    store = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    solid = store["quarter"][:].mean(axis=(1, 2))
+    assert solid[:2].max() < solid[2:].min()
+    assert store["predicted_nrmse"][:].max() < 0.6
+    weights = [*packaged("designer").iterdir(), *packaged("response").iterdir()]
+    assert sum(path.stat().st_size for path in weights) < 15e6
 
 
 @pytest.mark.parametrize("name", ["designer", "response"])

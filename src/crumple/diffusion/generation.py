@@ -25,6 +25,7 @@ from crumple.diffusion.model import load_model
 from crumple.diffusion.precision import autocast, resolve
 from crumple.diffusion.response import load_response
 from crumple.diffusion.sampling import evaluations
+from crumple.diffusion.weights import packaged
 from crumple.errors import UserError
 from crumple.layout import FRAME_STRAIN
 from crumple.progress import progress
@@ -41,7 +42,7 @@ Part = tuple[range, Callable[[], dict[str, NDArray]]]
 
 
 class Models(NamedTuple):
-    """Folders of trained models; which of them are needed is for ``generation.method`` to say."""
+    """Folders of trained models; the cascade has its own where it isn't given another one."""
 
     response: Path | None  # of `crumple train-response`
     designer: Path | None  # of `crumple train-designer`
@@ -79,6 +80,11 @@ def generate(config: Config, models: Models, target_files: Sequence[Path], out: 
     state = PartialState(cpu=not torch.cuda.is_available())
     precision = resolve(settings.precision, state.device.type, "generation.precision")
     targets = read_targets(target_files, FRAME_STRAIN)
+    if settings.method == "cascade":
+        designer = models.designer or packaged("designer")
+        models = models._replace(
+            designer=designer, response=models.response or packaged("response")
+        )
     parts = _parts(config, models, targets, state.device)
     record = _record(config, models)
     goals = [targets.names, targets.stress.tolist(), targets.known.tolist()]
@@ -121,8 +127,11 @@ def _parts(config: Config, models: Models, targets: Targets, device: torch.devic
     settings = config.generation
     size = settings.candidates
     if settings.method == "cascade":
-        judge = load_response(_needed(models.response, "response", settings.method), device)
-        designer = load_designer(_needed(models.designer, "designer", settings.method), device)
+        assert models.designer and models.response
+        designer, judge = (
+            load_designer(models.designer, device),
+            load_response(models.response, device),
+        )
         goals = np.where(targets.known, targets.stress, np.nan)
         return [
             (
@@ -132,19 +141,15 @@ def _parts(config: Config, models: Models, targets: Targets, device: torch.devic
             for number, goal in enumerate(goals)
         ]
     response = load_response(models.response, device) if models.response else None
-    model = load_model(_needed(models.model, "model", settings.method), device)
+    if models.model is None:
+        raise UserError("generation.method joint needs a trained model: name it by --model")
+    model = load_model(models.model, device)
     count = len(targets.names) * size
     batches = [range(i, min(i + settings.batch, count)) for i in range(0, count, settings.batch)]
     return [
         (batch, functools.partial(joint_candidates, model, response, targets, batch, config))
         for batch in batches
     ]
-
-
-def _needed(folder: Path | None, name: str, method: str) -> Path:
-    if folder is None:
-        raise UserError(f"generation.method {method} needs a trained {name}: name it by --{name}")
-    return folder
 
 
 def _record(config: Config, models: Models) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def model_folder(settings, manifest, tmp_path_factory) -> Path:
     network = build_network(settings.model, normalisation.layout, 11)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    save_model(folder, network.state_dict(), settings.model, normalisation, 0.0, {})
+    save_model(folder, network.state_dict(), settings.model, normalisation, 0.5, {})
     save_record(folder, synthetic.model_record(manifest, settings))
     return folder
 
@@ -117,6 +117,9 @@ def test_store(generated, method, models):
     assert len(set(store["seed"][:].tolist())) == 4
     goal = store["target_stress"][:]
     assert np.isnan(goal).sum(axis=1).tolist() == [0, 0, 5, 5]  # the stiff one ends at 10 %
+    void = store["mask"][:] < 0.5
+    assert not store["frames"][:].transpose(0, 3, 4, 1, 2)[void].any()
+    assert np.isfinite(store["frames"][:]).all() and store["frames"][:].any()
     quarter, predicted = store["quarter"][:], store["predicted_stress"][:]
     status = [acceptance(image, method.designs) for image in quarter]
     assert [str(text) for text in store["status"][:]] == status
@@ -152,7 +155,7 @@ def test_the_cascade_keeps_the_best_of_what_it_draws(settings, quarter_models):
     loaded = load_designer(quarter_models.designer), load_response(quarter_models.response)
     goal = synthetic.curve(0.5, 0.2, synthetic.FRAME_STRAIN)
     kept, drawn = (
-        cascade_candidates(*loaded, goal, 3, settings.model_copy(update={"generation": g}))
+        cascade_candidates(*loaded, None, goal, 3, settings.model_copy(update={"generation": g}))
         for g in (
             settings.generation,
             settings.generation.model_copy(update={"candidates": settings.generation.draws}),

@@ -15,6 +15,9 @@ from crumple import config as cfg
 from crumple import seeds
 from crumple.designs import mirror
 from crumple.diffusion.designer import DesignModel
+from crumple.diffusion.joint import quarters_from_fields, read_sample
+from crumple.diffusion.model import TrainedModel
+from crumple.diffusion.prediction import predict_fields
 from crumple.diffusion.response import ResponseModel, predict_frames
 from crumple.layout import CELL, FRAME_STRAIN, GENERATED_CHANNELS
 from crumple.topology import acceptance, largest_domain
@@ -23,6 +26,7 @@ from crumple.topology import acceptance, largest_domain
 def cascade_candidates(
     designer: DesignModel,
     response: ResponseModel,
+    model: TrainedModel | None,
     goal: NDArray,
     target: int,
     config: cfg.Config,
@@ -31,8 +35,9 @@ def cascade_candidates(
 
     Parameters
     ----------
-    designer, response
-        Draws designs; predicts their curves.
+    designer, response, model
+        Draws designs; predicts their curves; predicts the fields of the candidates. Without the
+        last one fields are NaN.
     goal
         ``(11,)`` target at ``FRAME_STRAIN``, MPa; NaN where it says nothing.
     target
@@ -45,7 +50,7 @@ def cascade_candidates(
     dict
         Columns of the store (:mod:`crumple.candidates`), ``generation.candidates`` rows: designs
         that are acceptable before others, different ones before repetitions, then by the predicted
-        error. Fields are NaN.
+        error.
     """
     settings = config.generation
     numbers = range(target * settings.draws, (target + 1) * settings.draws)
@@ -61,10 +66,17 @@ def cascade_candidates(
     repeated[np.unique(quarter.reshape(len(quarter), -1), axis=0, return_index=True)[1]] = False
     best = np.lexsort((predicted.error, repeated, status != "ok"))[: settings.candidates]
     count = len(best)
-    frames = (count, len(FRAME_STRAIN), len(GENERATED_CHANNELS), CELL, CELL)
+    shape = (count, len(FRAME_STRAIN), len(GENERATED_CHANNELS), CELL, CELL)
+    mask = np.stack([mirror(quarter[row]) for row in best]).astype(np.float32)
+    frames, by_fields = np.full(shape, np.nan, np.float16), np.zeros_like(quarter[best])
+    if model is not None:
+        fields = predict_fields(model, quarter[best], settings, int(seed[best[0]]))
+        physical = np.concatenate([mask[:, None], fields.reshape(count, -1, CELL, CELL)], axis=1)
+        frames = read_sample(physical, model.normalisation)[1].astype(np.float16)
+        by_fields = quarters_from_fields(physical, model.normalisation)
     return {
-        "frames": np.full(frames, np.nan, np.float16),
-        "mask": np.stack([mirror(quarter[row]) for row in best]).astype(np.float16),
+        "frames": frames,
+        "mask": mask.astype(np.float16),
         "predicted_stress": predicted.stress[best].astype(np.float32),
         "predicted_spread": predicted.spread[best].astype(np.float32),
         "predicted_nrmse": predicted.error[best].astype(np.float32),
@@ -72,6 +84,6 @@ def cascade_candidates(
         "target": np.full(count, target, np.int32),
         "quarter": quarter[best],
         "status": status[best],
-        "quarter_fields": np.zeros_like(quarter[best]),
+        "quarter_fields": by_fields,
         "seed": seed[best],
     }

@@ -128,15 +128,16 @@ def _parts(config: Config, models: Models, targets: Targets, device: torch.devic
     size = settings.candidates
     if settings.method == "cascade":
         assert models.designer and models.response
-        designer, judge = (
-            load_designer(models.designer, device),
-            load_response(models.response, device),
-        )
+        designer = load_designer(models.designer, device)
+        judge = load_response(models.response, device)
+        fields = load_model(models.model, device) if models.model else None
         goals = np.where(targets.known, targets.stress, np.nan)
         return [
             (
                 range(number * size, (number + 1) * size),
-                functools.partial(cascade_candidates, designer, judge, goal, number, config),
+                functools.partial(
+                    cascade_candidates, designer, judge, fields, goal, number, config
+                ),
             )
             for number, goal in enumerate(goals)
         ]

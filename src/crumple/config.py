@@ -445,13 +445,13 @@ class Generation(Section):
     sigma_min: float = Field(0.01, ge=1e-6, le=1e6, description="smallest noise level")
     sigma_max: float = Field(80.0, ge=1e-6, le=1e6, description="noise level of the start")
     guidance: float = Field(
-        2.0,
+        1.0,
         ge=0,
         le=100,
         description="weight; 1: the plain conditional model (1 + w in the paper's eq. 4)",
     )
     guidance_interval: Pair = Field(
-        (0.05, 20.0), description="noise levels between which guidance acts"
+        (0.05, 80.0), description="noise levels between which guidance acts"
     )
     precision: Precision = Field(
         "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"

@@ -73,5 +73,7 @@ def test_equations_become_mathml_and_code_stays():
 
 def test_the_reference_has_every_section():
     text = hooks().configuration()
-    assert "## contact" in text and "Read by: `simulate`, `index`, `train`, `train-designer`" in text
+    assert (
+        "## contact" in text and "Read by: `simulate`, `index`, `train`, `train-designer`" in text
+    )
     assert "barrier_stiffness: 20.0" in text

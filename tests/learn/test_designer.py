@@ -67,7 +67,7 @@ def problem(pairs):
 
 def test_the_design_follows_the_curve_and_not_another_one(pairs, problem):
     denoiser = trained(problem, 250, 16, 3e-3)
-    model = DesignModel(denoiser, torch.tensor(problem.stress_rms))
+    model = DesignModel(denoiser, torch.tensor(problem.stress_rms).float())
     goal = np.repeat(frame_stress(pairs.training.curve), 6, axis=0)
     right = np.repeat(np.arange(4), 6)
     drawn = model.sample(goal, range(24), Config.model_validate(SMALL).generation)

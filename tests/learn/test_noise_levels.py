@@ -81,7 +81,7 @@ def test_shares_and_steps_add_up(bench):
     assert (
         sum(bench.sampler_steps(generation, *pair) for pair in bench.ranges()) == generation.steps
     )
-    settings = Generation(guidance_interval=(1.0, 10.0))
+    settings = Generation(guidance=2.0, guidance_interval=(1.0, 10.0))
     where = [bench.guidance(settings, low, low * 1.5) for low in (0.1, 0.8, 2.0, 9.0, 11.0)]
     assert where == ["", "in part", "yes", "in part", ""]
 

@@ -164,7 +164,9 @@ def test_how_it_is_trained_discards_no_model(manifest, settings, tmp_path):
     spacetime.train(settings.model_copy(update={"training": short}), manifest, tmp_path / "model")
     how = {"micro_batch": 4, "compile": "no", "checkpoint_minutes": 7.0, "log_every": 3}
     how |= {"validate_every": 2, "validation_samples": 1}
-    assert {f"training.{name}" for name in how} == {n for n in OPERATION if "training" in n}
+    assert {f"training.{name}" for name in how} == {
+        n for n in OPERATION if n.startswith("training.")
+    }
     longer = short.model_copy(update=how | {"steps": 3})
     spacetime.train(settings.model_copy(update={"training": longer}), manifest, tmp_path / "model")
     text = (tmp_path / "model/stats.jsonl").read_text()

@@ -22,6 +22,7 @@ from crumple.layout import QUARTER
 
 PATCH = 2  # pixels per side of what the finest level sees as one position
 HEAD = 32  # width of an attention head
+HIDDEN = 256  # numbers by which the regressor describes an image in the end
 
 
 class Residual(nn.Module):
@@ -182,10 +183,14 @@ class QuarterRegressor(nn.Module):
         )
         self.norm = _norm(channels[-1])
         rows = QUARTER // PATCH // 2 ** (len(channels) - 1)
-        self.head = _mlp((rows + 1) * channels[-1], 256, steps)
+        self.head = _mlp((rows + 1) * channels[-1], HIDDEN, steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(batch, steps)`` for ``(batch, 1, 48, 48)``."""
+        return self.read(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the network sees in an image, ``(batch, HIDDEN)``."""
         y = self.stem(_patches(x))
         for number in range(len(self.levels)):
             if number:
@@ -193,7 +198,12 @@ class QuarterRegressor(nn.Module):
             for block in _blocks(self.levels, number):
                 y = block(y)
         y = F.silu(self.norm(y))
-        return self.head(torch.cat([y.mean(dim=3).flatten(1), y.amax(dim=(2, 3))], dim=1))
+        seen = torch.cat([y.mean(dim=3).flatten(1), y.amax(dim=(2, 3))], dim=1)
+        return self.head[1](self.head[0](seen))
+
+    def read(self, features: Tensor) -> Tensor:
+        """Return ``(batch, steps)`` for :meth:`features`."""
+        return self.head[2](features)
 
 
 def _blocks(levels: nn.ModuleList, number: int) -> Iterator[nn.Module]:

@@ -1,0 +1,100 @@
+"""What a search has simulated so far: one file of results per round, and all of them together.
+
+The folder of the search for one goal holds, for every round (``000``, ``001``, ...)::
+
+    goal.json                    what is searched for, and with what
+    rounds/000/designs/0000.npz  proposals, in shards, in the format of the random designs
+    rounds/000/shards/0000.zarr  their simulations, in the format of the data set
+    rounds/000/results.npz       what :func:`collect` takes from both
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crumple.layout import CURVE_STRAIN, QUARTER
+from crumple.readers import Array, Schema, read_npz
+
+RESULTS = Schema(
+    "remove its round and all later ones, and run `crumple design` again",
+    {
+        "made_by": Array("U"),
+        "index": Array("iu", ("n",), low=0),
+        "quarter": Array("iu", ("n", QUARTER, QUARTER), low=0, high=1),
+        "curve_stress": Array("f", ("n", len(CURVE_STRAIN))),
+        "status": Array("U", ("n",)),
+        "violation": Array("U", ("n",)),
+        "error": Array("f", ("n",)),
+        "source": Array("U", ("n",)),
+        "predicted_error": Array("f", ("n",)),
+    },
+)
+
+
+class History(NamedTuple):
+    """Designs that a search has had simulated, in the order of their numbers.
+
+    Attributes
+    ----------
+    index
+        (n) number of the design: how many were proposed before it.
+    quarter
+        (n, 48, 48) uint8.
+    curve_stress
+        (n, 51) MPa, NaN where the simulation failed.
+    status
+        (n) ``ok`` or why there is no curve.
+    violation
+        (n) which limit of the goal the design exceeds, if it does.
+    error
+        (n) :meth:`crumple.goals.Goal.error` of the curve; infinite without a curve.
+    source
+        (n) how the design was proposed: a move of :mod:`crumple.search.moves`, or ``model``.
+    predicted_error
+        (n) what was expected before the simulation; NaN where nothing was.
+    """
+
+    index: NDArray
+    quarter: NDArray
+    curve_stress: NDArray
+    status: NDArray
+    violation: NDArray
+    error: NDArray
+    source: NDArray
+    predicted_error: NDArray
+
+    @property
+    def score(self) -> NDArray:
+        """(n) error of designs that keep to the limits, infinite of others."""
+        return np.where(self.violation == "", self.error, np.inf)
+
+
+def read_history(paths: Sequence[Path]) -> History:
+    """Read the results of rounds, in their order; none gives an empty history.
+
+    Raises
+    ------
+    UserError
+        When a file is missing or damaged.
+    """
+    nothing = History(
+        np.zeros(0, np.int64),
+        np.zeros((0, QUARTER, QUARTER), np.uint8),
+        np.zeros((0, len(CURVE_STRAIN))),
+        *(np.zeros(0, str) for _ in range(2)),
+        np.zeros(0),
+        np.zeros(0, str),
+        np.zeros(0),
+    )
+    parts = [read_npz(path, RESULTS) for path in paths]
+    return History(
+        *(
+            np.concatenate([getattr(nothing, name), *(part[name] for part in parts)])
+            for name in History._fields
+        )
+    )

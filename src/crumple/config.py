@@ -499,6 +499,12 @@ class Evaluation(Section):
 class Search(Section):
     """Search for a design with the finite elements in the loop."""
 
+    goals: Annotated[str, AfterValidator(_printable)] = Field(
+        "workflow/targets/paper.csv",
+        min_length=1,
+        max_length=4096,
+        description="CSV of target curves or YAML of a goal, for the rule search",
+    )
     budget: int = Field(200, ge=1, le=100_000, description="simulations per target, at most")
     tolerance: float = Field(
         0.01, ge=0, le=1, description="error of a simulated curve at which a search ends"
@@ -640,8 +646,10 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "report": (),
     "propose": (
         *("seed", "designs.side_fraction", "designs.islands", "mesh", "material", "contact"),
-        *("loading", "generation", "search"),
+        *("loading", "generation"),
+        *(f"search.{name}" for name in ("budget", "batch", "shard_size", "screened", "generations")),
     ),
+    "shard": ("mesh", "material", "contact", "loading", "fields"),
     "collect": (),
 }
 
@@ -657,9 +665,7 @@ OPERATION = (
         )
     ),
     "generation.batch",
-    # These say when a search ends, not what it does until then.
-    "search.budget",
-    "search.tolerance",
+    "search.budget",  # says when a search ends, not what it does until then
 )
 
 

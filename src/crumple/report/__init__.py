@@ -61,7 +61,9 @@ def write_report(
     shown, packed = articles(run, background)
     strain, results = run.results.frame_strain, run.results
     html = page.render(
-        run=run.name,
+        title=run.name,
+        kicker=f"run {run.name}",
+        heading="Designs for a given stress–strain curve",
         sections=sections.SECTIONS,
         strain=strain,
         overview=sections.overview(run),
@@ -76,7 +78,7 @@ def write_report(
         animation={
             "frame_strain": strain,
             "length_unit": LENGTH_UNIT,
-            "stops": page.STOPS,
+            "stops": {"stress": page.STOPS},
             "packed": packed,
         },
     )

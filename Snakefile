@@ -21,5 +21,5 @@ include: "workflow/rules/evaluation.smk"
 rule all:
     default_target: True
     input:
-        "<results>/data/contact_sheet.png",
+        CONTACT_SHEET,
         "<results>/report.html",

@@ -25,7 +25,7 @@ class Member(NamedTuple):
     stress: NDArray  # (51,) MPa
 
 
-class Collection(NamedTuple):
+class DesignCollection(NamedTuple):
     """Simulated designs.
 
     Attributes
@@ -58,7 +58,7 @@ class Collection(NamedTuple):
     facts: list[tuple[str, str]]
 
 
-def read_collection(path: Path, count: int) -> Collection:
+def read_collection(path: Path, count: int) -> DesignCollection:
     """Read a data set (``dataset.json``) or a library (``.npz``).
 
     Parameters
@@ -83,7 +83,7 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
     return [items[k] for k in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def _dataset(path: Path, count: int) -> Collection:
+def _dataset(path: Path, count: int) -> DesignCollection:
     dataset = Dataset(path)
     manifest = dataset.manifest
     places = {
@@ -95,7 +95,7 @@ def _dataset(path: Path, count: int) -> Collection:
     def solid(index: int) -> NDArray | None:
         return dataset.read("solid", [places[index]])[0] if index in places else None
 
-    return Collection(
+    return DesignCollection(
         "data set",
         {"dataset": hash_file(path)},
         len(manifest["valid"]),
@@ -131,7 +131,7 @@ def _members(dataset: Dataset, count: int) -> list[Member]:
     return _by_strength(members)
 
 
-def _library(path: Path, count: int) -> Collection:
+def _library(path: Path, count: int) -> DesignCollection:
     library = read_library(path)
     rows = {index: row for row, index in enumerate(library.index.tolist())}
 
@@ -143,7 +143,7 @@ def _library(path: Path, count: int) -> Collection:
         for index, row in spread(list(rows.items()), count)
     ]
     designs = library.record["inputs"]["designs"]
-    return Collection(
+    return DesignCollection(
         "library",
         {"designs": designs},
         len(library),

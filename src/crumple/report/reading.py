@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import zarr
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from crumple.candidates import Verified, join, open_candidates
 from crumple.errors import UserError
 from crumple.provenance import folder_record, require_inputs
 from crumple.readers import read_json, read_json_lines
-from crumple.report.collection import Collection, read_collection
+from crumple.report.collection import DesignCollection, read_collection
 from crumple.results import ADVICE, RESULT, Results, read_results
 
 MEMBERS = 300  # designs whose curves are drawn
@@ -33,11 +33,19 @@ class LogLine(BaseModel):
     samples_per_s: float | None = None
 
 
+class TrainingNote(BaseModel):
+    """How a model came about; counts and settings stand beside what is named here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    precision: list[tuple[int, str]] = []  # steps, and what was used from there on
+
+
 class ModelDescription(BaseModel):
     """What the report shows of what a model says of itself."""
 
     format: Literal["crumple-model", "crumple-designer", "crumple-response"]
-    training: dict[str, Any]
+    training: TrainingNote
     held_out: dict[str, float] = {}
 
 
@@ -46,15 +54,15 @@ class Learner(NamedTuple):
 
     title: str
     log: list[LogLine]  # empty where it isn't kept
-    training: dict[str, Any]  # settings and counts
-    held_out: dict[str, float]  # errors on designs that it has not seen
+    training: TrainingNote
+    held_out: dict[str, float]  # errors on designs that it has not seen, where it says so
 
 
 class Run(NamedTuple):
     """Everything that a report shows."""
 
     name: str
-    designs: Collection  # that the models have learnt from
+    designs: DesignCollection  # that the models have learnt from
     results: Results
     record: dict[str, Any]  # of the evaluation
     store: zarr.Group  # candidates

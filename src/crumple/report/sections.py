@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from crumple.config import OPERATION
 from crumple.report import tables
 from crumple.report.charts import Axis, Chart, Line, chart, upper
-from crumple.report.collection import Collection, spread
+from crumple.report.collection import DesignCollection, spread
 from crumple.report.panes import STRAIN, STRESS
 from crumple.report.pictures import design_uri
-from crumple.report.reading import Learner, Run
+from crumple.report.reading import Learner, Run, TrainingNote
 from crumple.report.words import percent
 from crumple.results import Results
 
 TILES = 48
+HELD_OUT = {  # what a forward model says of its errors
+    "nrmse_50_percent": "error on held-out designs, median",
+    "nrmse_90_percent": "a tenth of them is worse than",
+}
+IMMATERIAL = {  # settings of a training that don't change its model
+    path.removeprefix("training.") for path in OPERATION if path.startswith("training.")
+}
 SECTIONS = ("overview", "targets", "tables", "data", "training", "failures", "method")
 
 
@@ -93,7 +101,7 @@ class Tile(NamedTuple):
     stress: float  # at the end, MPa
 
 
-def gallery(designs: Collection) -> dict[str, Any]:
+def gallery(designs: DesignCollection) -> dict[str, Any]:
     """Return designs that the models have learnt from, and the curves beside them."""
     samples = designs.members
     top = upper([float(sample.stress.max()) for sample in samples])
@@ -141,9 +149,9 @@ def training(learner: Learner) -> dict[str, Any]:
         step, least = min(checks, key=lambda check: check[1])
         facts.append(("validation loss at the end", f"{checks[-1][1]:.4f}"))
         facts.append(("lowest", f"{least:.4f} at step {step}"))
-    facts += [(f"held out: {n}", _words(v)) for n, v in _flat(learner.held_out).items()]
-    settings = _flat(learner.training)
-    facts += [(n, _words(v)) for n, v in settings.items() if n != "steps" or not losses]
+    errors = learner.held_out
+    facts += [(what, percent(errors[name])) for name, what in HELD_OUT.items() if name in errors]
+    facts += _counts(learner.training, {name for name, _ in facts})
     return {
         "title": learner.title,
         "chart": loss_chart(lines) if lines else None,
@@ -164,12 +172,25 @@ def loss_chart(lines: Sequence[Line]) -> Chart:
     )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings without their nesting."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name.replace("_", " "): value}
-    return flat
+def _counts(note: TrainingNote, known: Collection[str]) -> list[tuple[str, str]]:
+    """Return what a model says of its training and isn't known: counts, settings that matter.
+
+    What the training came to, such as its precision, stands for the setting of that name.
+    """
+    counts = note.model_dump(exclude={"precision"})
+    settings = {
+        k: v for value in counts.values() if isinstance(value, dict) for k, v in value.items()
+    }
+    counts = {name: value for name, value in counts.items() if not isinstance(value, dict)}
+    if note.precision:
+        counts["precision"] = ", ".join(
+            f"{name} from step {step}" if step else name for step, name in note.precision
+        )
+    return [
+        (name.replace("_", " "), _words(value))
+        for name, value in (settings | counts).items()
+        if name not in IMMATERIAL and name not in known
+    ]
 
 
 def _words(value: Any) -> str:

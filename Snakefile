@@ -3,6 +3,7 @@
 #   data.smk        sample -> mesh -> simulate -> rasterise -> index     the simulated data set
 #   model.smk       train, targets -> generate                           candidates for target curves
 #   evaluation.smk  extract -> (mesh -> simulate -> rasterise) -> evaluate -> report
+#   search.smk      propose -> shard -> collect, round by round          designs that meet goals
 
 from snakemake.utils import min_version
 
@@ -16,6 +17,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/search.smk"
 
 
 rule all:

@@ -550,6 +550,109 @@ def _library(args: argparse.Namespace) -> None:
     print(f"{args.out}: {len(library)} designs, {args.out.stat().st_size / 1e6:.2f} MB")
 
 
+def _add_serve_shards(commands) -> None:
+    help = "simulate files of designs that are named on standard input, for `crumple design`"
+    parser = commands.add_parser("serve-shards", help=help, description=help)
+    _add_settings(parser)
+    parser.set_defaults(handler=_serve_shards)
+
+
+def _serve_shards(args: argparse.Namespace) -> None:
+    from crumple.shards import serve
+
+    serve(_settings(args))
+
+
+def _add_shard(commands) -> None:
+    help = "simulate a file of designs: mesh, simulate and rasterise in one go"
+    parser = _stage(commands, "shard", help, _shard)
+    parser.add_argument("--designs", type=Path, required=True, help="npz file of designs")
+
+
+def _shard(args: argparse.Namespace) -> None:
+    from crumple.shards import make_shard
+
+    make_shard(_settings(args), args.designs, args.out)
+
+
+def _add_design(commands) -> None:
+    help = "search for designs that meet goals, with the finite elements in the loop"
+    parser = commands.add_parser("design", help=help, description=help)
+    _add_settings(parser)
+    _add_goals(parser)
+    help = "simulations per goal, at most; default 200 (search.budget)"
+    parser.add_argument("--budget", type=int, metavar="N", help=help)
+    help = "error at which a search ends; default 0.01 (search.tolerance)"
+    parser.add_argument("--tolerance", type=float, metavar="X", help=help)
+    help = "simulations at the same time; default: as many as there are processors"
+    parser.add_argument("--processes", type=int, metavar="P", help=help)
+    help = "folder for the searches and their results; default: GOAL_design in this folder"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+    parser.set_defaults(handler=_design)
+
+
+def _add_goals(parser: argparse.ArgumentParser) -> None:
+    help = "CSV of curves, or YAML of a goal"
+    parser.add_argument("goals", type=Path, nargs="+", metavar="GOAL", help=help)
+    help = "file of `crumple library`; by default the one that comes with crumple"
+    parser.add_argument("--library", type=Path, metavar="FILE", help=help)
+    help = "forward model: folder of `crumple train-response`; default: the package's"
+    parser.add_argument("--response", type=Path, metavar="FOLDER", help=help)
+    help = "design model: folder of `crumple train-designer`; default: the package's"
+    parser.add_argument("--designer", type=Path, metavar="FOLDER", help=help)
+
+
+def _design(args: argparse.Namespace) -> None:
+    import json
+    import os
+
+    from crumple.config import load_config
+    from crumple.search.design import design
+    from crumple.search.rounds import Sources
+
+    asked = {"budget": args.budget, "tolerance": args.tolerance}
+    given = {"search": {name: value for name, value in asked.items() if value is not None}}
+    config = load_config(*args.config, json.dumps(given))
+    processes = args.processes or len(os.sched_getaffinity(0))
+    out = args.out or Path(f"{args.goals[0].stem}_design")
+    sources = Sources(args.library, args.response, args.designer)
+    design(config, args.goals, sources, out, processes)
+
+
+def _add_propose(commands) -> None:
+    help = "propose the designs of the next round of a search"
+    parser = _stage(commands, "propose", help, _propose)
+    _add_goals(parser)
+    parser.add_argument("--name", required=True, help="which of the goals")
+    help = "results of all earlier rounds, in order"
+    parser.add_argument("--results", type=Path, nargs="*", default=[], metavar="FILE", help=help)
+
+
+def _propose(args: argparse.Namespace) -> None:
+    from crumple.search.rounds import Search, Sources
+
+    sources = Sources(args.library, args.response, args.designer)
+    search = Search(_settings(args), sources, args.goals, args.name)
+    search.propose(args.results, args.out)
+
+
+def _add_collect(commands) -> None:
+    help = "collect the results of a round of a search"
+    parser = commands.add_parser("collect", help=help, description=help)
+    parser.add_argument("goals", type=Path, nargs="+", metavar="GOAL", help="as for `propose`")
+    parser.add_argument("--name", required=True, help="which of the goals")
+    parser.add_argument("--designs", type=Path, required=True, help="folder of `propose`")
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, help="made from them")
+    parser.add_argument("--out", type=Path, required=True, help="where the result goes")
+    parser.set_defaults(handler=_collect)
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from crumple.search.collecting import collect_named
+
+    collect_named(args.goals, args.name, args.designs, args.shards, args.out)
+
+
 COMMANDS = (
     _add_config,
     _add_sample,
@@ -572,6 +675,11 @@ COMMANDS = (
     _add_export_published,
     _add_library,
     _add_lookup,
+    _add_design,
+    _add_propose,
+    _add_shard,
+    _add_serve_shards,
+    _add_collect,
     _add_targets,
     _add_check_goal,
     _add_extract,

@@ -496,6 +496,31 @@ class Evaluation(Section):
     )
 
 
+class Search(Section):
+    """Search for a design with the finite elements in the loop."""
+
+    goals: Annotated[str, AfterValidator(_printable)] = Field(
+        "workflow/targets/paper.csv",
+        min_length=1,
+        max_length=4096,
+        description="CSV of target curves or YAML of a goal, for the rule search",
+    )
+    budget: int = Field(200, ge=1, le=100_000, description="simulations per target, at most")
+    tolerance: float = Field(
+        0.01, ge=0, le=1, description="error of a simulated curve at which a search ends"
+    )
+    batch: int = Field(10, ge=1, le=10_000, description="designs that a round simulates")
+    shard_size: int = Field(
+        2, ge=1, le=10_000, description="designs of a round that one job simulates"
+    )
+    screened: int = Field(
+        600, ge=1, le=1_000_000, description="designs per round that the forward model looks at"
+    )
+    generations: int = Field(
+        3, ge=1, le=1000, description="of those, each made from the best of the last one"
+    )
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -528,6 +553,7 @@ class Config(Section):
     response_training: ResponseTraining = ResponseTraining()
     generation: Generation = Generation()
     evaluation: Evaluation = Evaluation()
+    search: Search = Search()
 
 
 def cross_check(config: Config, where: str = "the configuration") -> None:
@@ -629,6 +655,13 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "extract": ("designs.shard_size", "evaluation.verify"),
     "evaluate": (),
     "report": (),
+    "propose": (
+        *("seed", "designs.side_fraction", "designs.islands", "mesh", "material", "contact"),
+        *("loading", "generation"),
+        *(f"search.{name}" for name in ("budget", "batch", "shard_size", "screened", "generations")),
+    ),
+    "shard": ("mesh", "material", "contact", "loading", "fields"),
+    "collect": (),
 }
 
 # Settings of these stages that change how a result is made and not the result: another value
@@ -643,6 +676,7 @@ OPERATION = (
         )
     ),
     "generation.batch",
+    "search.budget",  # says when a search ends, not what it does until then
 )
 
 

@@ -30,6 +30,7 @@ from crumple.designs import DESIGNS, mirror
 from crumple.fem.elements import GAUSS_POINTS, shape_functions, shape_gradients
 from crumple.fem.material import von_mises
 from crumple.layout import CELL, CHANNELS, CURVE_STRAIN, EULERIAN_CHANNELS, FRAME_STRAIN
+from crumple.metrics import largest_plastic_strain
 from crumple.progress import progress
 from crumple.provenance import (
     hash_designs,
@@ -369,7 +370,7 @@ def rasterise(config: Config, designs: Path, simulations: Path, out: Path) -> No
 
 
 def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
-    """Return every number that a simulation file records, and its energy ratios.
+    """Return every number that a simulation file records, its plastic strain and energy ratios.
 
     The ratios are the largest ones over the load steps of kinetic energy and of the two artificial
     energies (contact barrier, points held open) to the internal energy.
@@ -379,6 +380,8 @@ def quality_figures(simulation: Mapping[str, NDArray]) -> dict[str, float]:
         for name, value in simulation.items()
         if value.ndim == 0 and value.dtype.kind in "iufb"
     }
+    if "equivalent_plastic_strain" in simulation:
+        figures["plastic_strain"] = largest_plastic_strain(simulation)
     if "energies" in simulation:
         energy = dict(
             zip(simulation["energy_names"].tolist(), simulation["energies"].T, strict=True)

@@ -311,7 +311,7 @@ def _checked_settings(
     """Return the settings of a shard of random designs, if they are the wanted ones."""
     record = shard.attrs["made_by"]
     missing = [stage for stage in STAGES if stage not in record["settings"]]
-    if missing or "target" in shard:
+    if missing or "target" in shard or "propose" in record["settings"]:
         raise UserError(
             f"{path} doesn't hold random designs of `crumple sample`: a library is made of those"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from crumple.atomic import atomic_path, claim, save_npz, save_record, save_sums
 from crumple.designs import mirror
 from crumple.errors import UserError
 from crumple.goal_check import NEAR, USUAL, beyond, panel, spacing
-from crumple.goals import Goal, Limits, Measures, measure, read_goals
+from crumple.goals import Goal, Limits, Measures, file_name, measure, read_goals
 from crumple.layout import CURVE_STRAIN
 from crumple.library import Library, read_library
 from crumple.plotting import match_figure
@@ -78,7 +77,7 @@ def lookup(paths: Sequence[Path], library_path: Path | None, count: int, out: Pa
         _write_table(folder / "matches.csv", library, found)
         _write_designs(folder, library, found)
         for number, matches in enumerate(found, start=1):
-            picture = folder / f"{number:02d}_{_file_name(matches.goal.name)}.png"
+            picture = folder / f"{number:02d}_{file_name(matches.goal.name)}.png"
             _draw(picture, library, matches, near)
         save_sums(folder)
     print(f"{out}: table, designs and a picture per target")
@@ -236,11 +235,6 @@ def _draw(out: Path, library: Library, matches: Matches, near: NDArray) -> None:
             for (rank, design, error, solid, _), row in shown
         ],
     )
-
-
-def _file_name(name: str) -> str:
-    """Return the name of a target as far as a file can be called that."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:60]
 
 
 def _percent(value: float) -> str:

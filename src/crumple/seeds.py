@@ -17,6 +17,7 @@ STAGES = {
     "designer": 8,
     "forward": 9,
     "prediction": 10,
+    "search": 11,
 }
 Stage = Literal[
     "designs",
@@ -29,6 +30,7 @@ Stage = Literal[
     "designer",
     "forward",
     "prediction",
+    "search",
 ]
 
 

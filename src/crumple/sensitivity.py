@@ -20,10 +20,10 @@ from crumple.designs import read_design
 from crumple.errors import UserError
 from crumple.fem.compression import compress
 from crumple.goal_check import panel
-from crumple.goals import Goal, largest_plastic_strain, measure, read_goals
+from crumple.goals import Goal, measure, read_goals
 from crumple.layout import CELL, CURVE_STRAIN
 from crumple.meshing import QuadMesh
-from crumple.metrics import nrmse
+from crumple.metrics import largest_plastic_strain, nrmse
 from crumple.plotting import sensitivity_figure
 from crumple.progress import progress
 from crumple.provenance import PHYSICS, hash_file, stages_of
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
     variant: Variant
     stress: NDArray  # (51,) MPa, NaN from where it ended early
-    plastic_strain: float  # crumple.goals.largest_plastic_strain
+    plastic_strain: float  # crumple.metrics.largest_plastic_strain
     status: str
 
 

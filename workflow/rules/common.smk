@@ -19,6 +19,7 @@ from crumple.config import (
     stage_settings,
 )
 from crumple.errors import UserError
+from crumple.goals import file_name, read_goals
 from crumple.library import packaged, require_package
 from crumple.provenance import MODEL_FILES
 from crumple.targets import read_targets
@@ -45,6 +46,8 @@ pathvars:
 wildcard_constraints:
     set="data|verified",
     shard=r"\d+",
+    round=r"\d+",
+    goal=r"[A-Za-z0-9_.-]+",
 
 
 def settings(stage):
@@ -72,6 +75,16 @@ def shards(count):
     return [f"{k:04d}" for k in range(math.ceil(count / CONFIG.designs.shard_size))]
 
 
+# Rounds of a search, and the shards of a round.
+ROUNDS = [
+    f"{k:03d}" for k in range(math.ceil(CONFIG.search.budget / CONFIG.search.batch))
+]
+ROUND_SHARDS = [
+    f"{k:04d}" for k in range(math.ceil(CONFIG.search.batch / CONFIG.search.shard_size))
+]
+ROUND = "<results>/search/{goal}/rounds/{round}"
+
+
 def folder_of_inputs(wildcards, input):
     """Return the folder of all inputs: thousands of names are longer than a command may be."""
     return os.path.dirname(input[0])
@@ -84,7 +97,9 @@ def folder_of_outputs(wildcards, output):
 
 def options_of_models(wildcards, input):
     """Return the options that name the folders of the models."""
-    folders = {name: os.path.dirname(input[name][0]) for name in MODELS}
+    folders = {
+        name: os.path.dirname(input[name][0]) for name in MODELS if name in input.keys()
+    }
     return [word for name in folders for word in (f"--{name}", folders[name])]
 
 
@@ -105,6 +120,29 @@ def from_package(name):
     A repository that moves as a whole, results and all, has the same inputs then.
     """
     return os.path.relpath(packaged(name))
+
+
+def names_of_goals():
+    """Return the names of the goals by what their folders are called."""
+    try:
+        return {
+            file_name(goal.name): goal.name
+            for goal in read_goals([CONFIG.search.goals])
+        }
+    except (UserError, OSError) as error:
+        raise WorkflowError(f"search.goals: {error}")
+
+
+def earlier_results(wildcards):
+    """Return the results of all rounds before one."""
+    earlier = ROUNDS[: int(wildcards.round)]
+    place = "<results>/search/{goal}/rounds/{round}/results.npz"
+    return expand(place, goal=wildcards.goal, round=earlier)
+
+
+def name_of_goal(wildcards):
+    """Return the name of a goal in its file."""
+    return names_of_goals()[wildcards.goal]
 
 
 def memory(megabytes):

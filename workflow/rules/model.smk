@@ -10,15 +10,15 @@ MODEL = expand("<results>/model/{file}", file=MODEL_FILES)
 DESIGNER = multiext("<results>/designer/designer", ".safetensors", ".json")
 RESPONSE = multiext("<results>/response/response", ".safetensors", ".json")
 
-# KNOWN are the designs that the models in MODELS have learnt from and those that were held out.
+# KNOWN are the designs that the models in MODELS have learnt from, and those that were held out.
 if CONFIG.models == "package":
-    KNOWN = from_package("library.npz")
+    KNOWN = LIBRARY = from_package("library.npz")
     MODELS = {
         name: multiext(from_package(f"{name}/{name}"), ".safetensors", ".json")
         for name in ("designer", "response")
     }
 else:
-    KNOWN = "<results>/data/dataset.json"
+    KNOWN, LIBRARY = "<results>/data/dataset.json", "<results>/data/library.npz"
     MODELS = {"response": RESPONSE, "model": MODEL}
     if CONFIG.generation.method == "cascade":
         MODELS["designer"] = DESIGNER

@@ -2,10 +2,10 @@
 
 The folder of the search for one goal holds, for every round (``000``, ``001``, ...)::
 
-    goal.json                    what is searched for, and with what
-    rounds/000/designs/0000.npz  proposals, in shards, in the format of the random designs
-    rounds/000/shards/0000.zarr  their simulations, in the format of the data set
-    rounds/000/results.npz       what :func:`collect` takes from both
+    rounds/000/designs/proposals.npz   what is proposed, and what is expected of it
+    rounds/000/designs/0000.npz        the same, in shards, in the format of the random designs
+    rounds/000/shards/0000.zarr        their simulations, in the format of the data set
+    rounds/000/results.npz             what :mod:`crumple.search.collecting` takes from both
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class History(NamedTuple):
         (n) what was expected before the simulation; NaN where nothing was.
     """
 
-    index: NDArray
+    index: NDArray  # type: ignore[assignment]
     quarter: NDArray
     curve_stress: NDArray
     status: NDArray
@@ -82,19 +82,14 @@ def read_history(paths: Sequence[Path]) -> History:
     UserError
         When a file is missing or damaged.
     """
-    nothing = History(
-        np.zeros(0, np.int64),
-        np.zeros((0, QUARTER, QUARTER), np.uint8),
-        np.zeros((0, len(CURVE_STRAIN))),
-        *(np.zeros(0, str) for _ in range(2)),
-        np.zeros(0),
-        np.zeros(0, str),
-        np.zeros(0),
-    )
-    parts = [read_npz(path, RESULTS) for path in paths]
-    return History(
-        *(
-            np.concatenate([getattr(nothing, name), *(part[name] for part in parts)])
-            for name in History._fields
-        )
-    )
+    parts = [EMPTY, *(read_npz(path, RESULTS) for path in paths)]
+    return History(**{name: np.concatenate([p[name] for p in parts]) for name in History._fields})
+
+
+EMPTY: dict[str, NDArray] = {
+    "index": np.zeros(0, np.int64),
+    "quarter": np.zeros((0, QUARTER, QUARTER), np.uint8),
+    "curve_stress": np.zeros((0, len(CURVE_STRAIN))),
+    **{name: np.zeros(0, str) for name in ("status", "violation", "source")},
+    **{name: np.zeros(0) for name in ("error", "predicted_error")},
+}

@@ -10,13 +10,14 @@ that of the forward model, with its error.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
+from crumple.diffusion.quarter_networks import QuarterRegressor
 from crumple.diffusion.quarters import encode_quarters
 from crumple.diffusion.response import ResponseModel, from_logarithmic, to_logarithmic
 
@@ -52,15 +53,17 @@ class Screen:
         """Run the networks on designs (n, 48, 48)."""
         values, features = [], []
         model = self.model
+        members = cast(list[QuarterRegressor], list(model.members))
         for start in range(0, len(quarter), self.batch):
             state = encode_quarters(quarter[start : start + self.batch])
-            seen = [member.features(state) for member in model.members]
-            out = [m.read(f) * model.deviation + model.mean for m, f in zip(model.members, seen)]
+            seen = [member.features(state) for member in members]
+            read = zip(members, seen, strict=True)
+            out = [member.read(f) * model.deviation + model.mean for member, f in read]
             values.append(torch.stack(out).double().numpy())
             features.append(torch.cat(seen, dim=1).double().numpy())
         return Raw(np.concatenate(values, axis=1), np.concatenate(features))
 
-    def fit(self, raw: Raw, stress: NDArray) -> Correction:
+    def fit(self, raw: Raw, stress: NDArray, score: NDArray) -> Correction:
         """Learn the correction from simulated designs.
 
         Parameters
@@ -69,9 +72,12 @@ class Screen:
             Of the simulated designs.
         stress
             (n, 51) their curves, MPa.
+        score
+            (n,) their errors; where there are too many designs, the best count.
         """
-        truth = to_logarithmic(torch.from_numpy(stress[:, 1:])).numpy()
-        return Correction(raw, truth)
+        best = np.argsort(score, kind="stable")[:MOST]
+        truth = to_logarithmic(torch.from_numpy(stress[best, 1:])).numpy()
+        return Correction(Raw(raw.value[:, best], raw.features[best]), truth)
 
 
 class Correction:

@@ -1,0 +1,94 @@
+"""The end of a round: what its simulations say of the designs that were proposed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crumple.atomic import claim, save_npz
+from crumple.dataset import SHARD, open_intact
+from crumple.errors import UserError
+from crumple.goals import Goal, read_goals
+from crumple.layout import CURVE_STRAIN, QUARTER
+from crumple.provenance import hash_designs, read_record, require_inputs
+from crumple.readers import Array, Schema, read_npz
+from crumple.search.proposing import PROPOSED, violation
+
+PROPOSALS = Schema(
+    "remove this round and all later ones, and run `crumple design` again",
+    {
+        "made_by": Array("U"),
+        "index": Array("iu", ("n",), low=0),
+        "quarter": Array("iu", ("n", QUARTER, QUARTER), low=0, high=1),
+        "source": Array("U", ("n",)),
+        "predicted_error": Array("f", ("n",)),
+    },
+)
+
+
+def collect(goal: Goal, proposals: Path, shards: Sequence[Path], out: Path) -> None:
+    """Write the results of a round (:data:`crumple.search.history.RESULTS`).
+
+    Parameters
+    ----------
+    goal
+        What is searched for.
+    proposals
+        File of :func:`crumple.search.proposing.write_proposals`.
+    shards
+        Of the round, in order; more than hold designs may be named.
+    out
+        The ``.npz`` to write.
+
+    Raises
+    ------
+    UserError
+        When something cannot be read, has changed, or is of other designs.
+    """
+    out = claim(out, "collect")
+    known = read_npz(proposals, PROPOSALS)
+    record = read_record(known.pop("made_by"), proposals, PROPOSALS.advice)
+    count = len(known["index"])
+    curves = np.full((count, len(CURVE_STRAIN)), np.nan)
+    status: list[str] = []
+    plastic_strain: list[float] = []
+    for path in shards:
+        if len(status) == count:
+            break
+        shard: Any = open_intact(path, SHARD)
+        rows = slice(len(status), len(status) + shard["index"].shape[0])
+        expected = hash_designs(known["index"][rows], known["quarter"][rows])
+        require_inputs(shard.attrs["made_by"], path, designs=expected)
+        curves[rows] = shard["curve_stress"][:]
+        status += map(str, shard["status"][:])
+        plastic_strain += shard["plastic_strain"][:].tolist() if "plastic_strain" in shard else []
+    if len(status) != count:
+        raise UserError(f"{len(status)} of the {count} designs of {proposals} were simulated")
+    plastic_strain = plastic_strain or [np.nan] * count
+    exceeded = [
+        violation(goal, quarter, strain if reason == "ok" else None)
+        for quarter, reason, strain in zip(known["quarter"], status, plastic_strain, strict=True)
+    ]
+    save_npz(
+        out,
+        made_by=json.dumps(record | {"stage": "collect"}),
+        **known,
+        curve_stress=curves,
+        status=np.array(status, str),
+        violation=np.array(exceeded, str),
+        error=goal.error(curves),
+    )
+
+
+def collect_named(
+    goals: Sequence[Path], name: str, designs: Path, shards: Sequence[Path], out: Path
+) -> None:
+    """Collect a round of the search for one of the goals that files name."""
+    for goal in read_goals(goals):
+        if goal.name == name:
+            return collect(goal, designs / PROPOSED, shards, out)
+    raise UserError(f"there is no goal {name} in {', '.join(map(str, goals))}")

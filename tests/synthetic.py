@@ -235,11 +235,13 @@ def write_chain(
     return paths
 
 
-def write_run_report(paths: dict[str, Path], evaluated: Path, out: Path) -> Path:
-    """Evaluate a synthetic run and write its report."""
+def write_run_report(
+    paths: dict[str, Path], evaluated: Path, out: Path, **models: Path | None
+) -> Path:
+    """Evaluate a synthetic run and write its report, by default with the space-time model."""
     parts = [paths["designs"]], [paths["shard"]]
     evaluation.evaluate(paths["generated"], paths["dataset"], *parts, evaluated)
-    report.write_report(
-        paths["dataset"], paths["model"], paths["generated"], evaluated, *parts, out
-    )
+    model = models.pop("model", None) if models else paths["model"]
+    files = paths["dataset"], model, paths["generated"], evaluated
+    report.write_report(*files, *parts, out, **models)
     return out

@@ -16,7 +16,7 @@ import synthetic
 from crumple import designs, evaluation
 from crumple.config import Config
 from crumple.errors import UserError
-from crumple.library import packaged
+from crumple.library import MODELS, packaged
 from crumple.report import bodies, charts, page, panes, pictures, tables, words, write_report
 from crumple.results import read_results
 
@@ -176,12 +176,9 @@ def test_page_is_complete_and_needs_no_network(tmp_path):
 def test_a_page_of_a_library_needs_no_data_set(tmp_path):
     """What a library and the models of the package know of themselves stands where data would."""
     paths = synthetic.write_chain(tmp_path, library=True, fields_too=False)
-    evaluated, parts = tmp_path / "e", ([paths["designs"]], [paths["shard"]])
-    evaluation.evaluate(paths["generated"], paths["dataset"], *parts, evaluated)
-    out = tmp_path / "report.html"
-    models = {name: packaged(name) for name in ("designer", "response")}
-    write_report(paths["dataset"], None, paths["generated"], evaluated, *parts, out, **models)
-    text = out.read_text()
+    models = {name: packaged(name) for name in MODELS}
+    write = synthetic.write_run_report
+    text = write(paths, tmp_path / "e", tmp_path / "report.html", **models).read_text()
     assert f"run {tmp_path.name}" in text and "<h2>Library</h2>" in text
     assert text.count("<canvas") == 5 and text.count("<figcaption>the target&#39;s own") == 2
     assert re.findall(r'<span class="stage">(\w+)</span><b>(\w+)</b>', text)[:2] == [
@@ -196,8 +193,8 @@ def test_a_page_of_a_library_needs_no_data_set(tmp_path):
     assert text.count("<dt>precision</dt><dd>bf16</dd>") == 2
     assert text.count('class="learner"') == 2
 
-    write_report(paths["dataset"], None, paths["generated"], evaluated, *parts, out)
-    assert "<h2>Training</h2>" not in out.read_text()
+    text = write(paths, tmp_path / "e", tmp_path / "report.html", model=None).read_text()
+    assert "<h2>Library</h2>" in text and "<h2>Training</h2>" not in text
 
 
 def test_a_page_of_another_library_is_refused(tmp_path):

@@ -23,5 +23,5 @@ include: "workflow/rules/search.smk"
 rule all:
     default_target: True
     input:
-        "<results>/data/contact_sheet.png",
+        CONTACT_SHEET,
         "<results>/report.html",

@@ -5,6 +5,7 @@ from pathlib import Path
 import synthetic
 from crumple import cli, designs
 from crumple.config import Config
+from crumple.library import MODELS, packaged
 from crumple.published import export_published, import_published
 from crumple.readers import read_npz
 
@@ -16,18 +17,8 @@ def make_run(run: Path, config: Config, imported: bool = False) -> Path:
 
     With ``imported``, the data are such ones in the published layout.
     """
-    settings = run.with_suffix(".yaml")
-    settings.write_text(config.model_dump_json())
-    manifest, model, generated = run / "data/dataset.json", run / "model", run / "generated.zarr"
-    drawn, verified = run / "verified/designs/0000.npz", run / "verified/shards/0000.zarr"
-    held_out, evaluated = run / "held_out.csv", run / "evaluation"
-    library = run / "data/library.npz"
-
-    def crumple(stage, out, *arguments):
-        config = [] if stage == "library" else ["--config", settings]
-        command = [stage, *config, "--out", out, *arguments]
-        assert cli.main([str(argument) for argument in command]) == 0
-
+    crumple = _commands(run, config)
+    manifest, model, library = run / "data/dataset.json", run / "model", run / "data/library.npz"
     if imported:
         layout, folder = run.with_name("lagrangian"), run.with_name("ours")
         export_published(synthetic.write_dataset(folder, 12, 6, config), layout, 1)
@@ -39,7 +30,6 @@ def make_run(run: Path, config: Config, imported: bool = False) -> Path:
             synthetic_shard(path, run / "data", config)
     crumple("index", manifest, "--shards", *sorted((run / "data/shards").iterdir()))
     crumple("train", model, "--dataset", manifest)
-    crumple("targets", held_out, "--dataset", manifest)
     models = ["--model", model]
     if not imported:
         designer, response = run / "designer", run / "response"
@@ -47,13 +37,44 @@ def make_run(run: Path, config: Config, imported: bool = False) -> Path:
         crumple("train-designer", designer, "--library", library)
         crumple("train-response", response, "--library", library)
         models += ["--designer", designer, "--response", response]
+    return _loop(run, config, manifest, models)
+
+
+def make_package_run(run: Path, config: Config) -> Path:
+    """All stages of a run with library and models of the package, but for the finite elements."""
+    run.mkdir()
+    models = [word for name in MODELS for word in (f"--{name}", packaged(name))]
+    return _loop(run, config, packaged("library.npz"), models)
+
+
+def _commands(run: Path, config: Config):
+    """Return what calls a stage with its settings, its result and further arguments."""
+    settings = run.with_suffix(".yaml")
+    settings.write_text(config.model_dump_json())
+
+    def crumple(stage, out, *arguments):
+        config = [] if stage == "library" else ["--config", settings]
+        command = [stage, *config, "--out", out, *arguments]
+        assert cli.main([str(argument) for argument in command]) == 0
+
+    return crumple
+
+
+def _loop(run: Path, config: Config, known: Path, models: list) -> Path:
+    """From the targets to the report."""
+    crumple = _commands(run, config)
+    drawn, verified = run / "verified/designs/0000.npz", run / "verified/shards/0000.zarr"
+    held_out, evaluated, generated = (
+        run / name for name in ("held_out.csv", "evaluation", "generated.zarr")
+    )
+    crumple("targets", held_out, "--dataset", known)
     crumple("generate", generated, *models, "--targets", TARGETS, held_out)
     crumple("extract", drawn, generated)
     synthetic_shard(drawn, run / "verified", config)
-    parts = ["--dataset", manifest, "--generated", generated]
+    parts = ["--dataset", known, "--generated", generated]
     parts += ["--designs", drawn, "--shards", verified]
     crumple("evaluate", evaluated, *parts)
-    crumple("report", run / "report.html", *parts, "--model", model, "--evaluation", evaluated)
+    crumple("report", run / "report.html", *parts, *models, "--evaluation", evaluated)
     return run
 
 

@@ -1,6 +1,7 @@
 """A small made-up data set, model log, verified candidates and search, as the stages write them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from crumple.atomic import save_npz, save_record
 from crumple.config import Config
 from crumple.goals import read_goals
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.library import Library, save_library
+from crumple.library import Library, read_library, save_library, write_library
 from crumple.search import choice, result
 from crumple.search.history import read_history
 
@@ -114,8 +115,10 @@ def write_dataset(folder: Path, count: int, shard_size: int, config: Config) -> 
 
 
 def model_record(manifest: Path | None = None, config: Config | None = None) -> dict:
-    """The record of a model of a data set; without one of a data set that is nowhere."""
+    """The record of a model of a data set or a library; without one of data that are nowhere."""
     config = config or Config()
+    if manifest and manifest.suffix == ".npz":
+        return provenance.made_by("train-response", config, read_library(manifest).record)
     data = dataset.read_manifest(manifest)["made_by"] if manifest else shard_record(config, [], [])
     hashed = provenance.hash_file(manifest) if manifest else ""
     return provenance.made_by("train", config, data, dataset=hashed)
@@ -204,11 +207,17 @@ def write_model(folder: Path, steps: int = 400) -> None:
     (folder / "config.json").write_text(json.dumps(described))
 
 
-def write_chain(folder: Path, candidates: int = 3, **predicted: bool) -> dict[str, Path]:
-    """A whole run; returns the paths of its parts."""
+def write_chain(
+    folder: Path, candidates: int = 3, library: bool = False, **predicted: bool
+) -> dict[str, Path]:
+    """A whole run, or one that knows its designs from a library; returns the paths of its parts."""
     config = Config.model_validate({"designs": {"count": 24, "shard_size": 12}})
     (folder / "data").mkdir(parents=True)
     manifest = write_dataset(folder / "data", 24, 12, config)
+    if library:
+        write_library([manifest], None, folder / "library.npz")
+        shutil.rmtree(folder / "data")
+        manifest = folder / "library.npz"
     held_out = evaluation.read_known(manifest, 0.1).held_out
     targets = {
         "a_stiff": curve(0.9, -0.2, FRAME_STRAIN),
@@ -231,13 +240,15 @@ def write_chain(folder: Path, candidates: int = 3, **predicted: bool) -> dict[st
     return paths
 
 
-def write_run_report(paths: dict[str, Path], evaluated: Path, out: Path) -> Path:
-    """Evaluate a synthetic run and write its report."""
+def write_run_report(
+    paths: dict[str, Path], evaluated: Path, out: Path, **models: Path | None
+) -> Path:
+    """Evaluate a synthetic run and write its report, by default with the space-time model."""
     parts = [paths["designs"]], [paths["shard"]]
     evaluation.evaluate(paths["generated"], paths["dataset"], *parts, evaluated)
-    report.write_report(
-        paths["dataset"], paths["model"], paths["generated"], evaluated, *parts, out
-    )
+    model = models.pop("model", None) if models else paths["model"]
+    files = paths["dataset"], model, paths["generated"], evaluated
+    report.write_report(*files, *parts, out, **models)
     return out
 
 

@@ -7,7 +7,8 @@ written with it or with what was made from it, and every artefact with the recor
     designs -> meshes -> shards -> dataset.json -> model -> generated.zarr
             -> verified designs -> meshes -> shards -> evaluation -> report.html
 
-What isn't there yet is no problem, unless something was made from it.
+A run with the models of the package begins at ``generated.zarr``. What isn't there yet is no
+problem, unless something was made from it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from crumple.dataset import SHARD, build_manifest, open_intact, open_shard, read
 from crumple.designs import DESIGNS
 from crumple.errors import UserError
 from crumple.evaluation import VERIFIED
+from crumple.library import MODELS, packaged
 from crumple.progress import progress
 from crumple.provenance import (
     RECORD,
@@ -160,8 +162,9 @@ def examine(run: Path) -> Findings:
     if (run / "report.html").exists():
         with findings.artefact("report"):
             path = run / "report.html"
-            inputs = _inputs(path, dataset=dataset, evaluation=evaluation / "evaluation.json")
-            require_inputs(page_record(path, REPORT), path, **inputs)
+            record = page_record(path, REPORT)
+            files = _data(record, dataset) | {"evaluation": evaluation / "evaluation.json"}
+            require_inputs(record, path, **_inputs(path, **files))
     if (run / CRATE).exists():
         with findings.artefact("description of the run"):
             _crate(run, read_json(run / CRATE, Crate, DESCRIBE))
@@ -354,9 +357,12 @@ def _generated(
     if record != folder.model_dump(exclude={"targets"}):
         raise UserError(f"{path} and its {RECORD} say different things; {STORE.advice}")
     _require_same(record, made, path)
-    require_inputs(record, path, **_inputs(path, dataset=dataset))
-    with refusing(model, TRAIN):
-        require_inputs(record, path, model=hash_model(model))
+    require_inputs(record, path, **_inputs(path, **_data(record, dataset)))
+    if "model" in record["inputs"]:
+        with refusing(model, TRAIN):
+            require_inputs(record, path, model=hash_model(model))
+    if "dataset" not in record["inputs"]:
+        _packaged(record, path, findings)
     names, stress, known = folder.targets
     if held_out.exists():
         goals = dict(zip(names, zip(stress, known, strict=True), strict=True))
@@ -379,7 +385,7 @@ def _evaluation(
     """Check the evaluation and that the simulations that it rests on are there."""
     record = folder_record(folder, EVALUATE)
     require_sums(folder, EVALUATE, findings)
-    inputs = _inputs(folder, dataset=dataset) | _given(candidates=checksum)
+    inputs = _inputs(folder, **_data(record, dataset)) | _given(candidates=checksum)
     require_inputs(record, folder, **inputs)
     for name, wanted in record["inputs"].items():
         if name.startswith(VERIFIED):
@@ -390,6 +396,18 @@ def _evaluation(
                 raise UserError(f"{path}, from which {folder} was made, is missing: make it again")
             if (hash_folder if is_shard else hash_file)(path) != wanted:
                 raise UserError(f"{folder} wasn't made from {path} as it is now; {EVALUATE}")
+
+
+def _data(record: Mapping[str, Any], dataset: Path) -> dict[str, Path]:
+    """Return the data set behind a result by its name; none behind one of the package's models."""
+    return {"dataset": dataset} if "dataset" in record["inputs"] else {}
+
+
+def _packaged(record: Mapping[str, Any], path: Path, findings: Findings) -> None:
+    """Note where candidates come from other models than those that the package has now."""
+    for name in MODELS:
+        if record["inputs"].get(name) != hash_file(packaged(name) / f"{name}.safetensors"):
+            findings.notes.append(f"{path} comes from another {name} than that of the package now")
 
 
 def _crate(run: Path, crate: Crate) -> None:

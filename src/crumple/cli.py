@@ -112,7 +112,7 @@ def _config(args: argparse.Namespace) -> None:
 
 def _add_targets(commands) -> None:
     parser = _stage(commands, "targets", "make targets of held-out responses", _targets)
-    parser.add_argument("--dataset", type=Path, required=True, help="dataset.json")
+    parser.add_argument("--dataset", type=Path, required=True, help="dataset.json, or a library")
 
 
 def _targets(args: argparse.Namespace) -> None:
@@ -141,7 +141,8 @@ def _add_evaluate(commands) -> None:
 
 def _add_candidates(parser: argparse.ArgumentParser) -> None:
     """Declare the inputs that `evaluate` and `report` share."""
-    parser.add_argument("--dataset", type=Path, required=True, help="dataset.json")
+    help = "dataset.json, or the library (npz) that the models were trained on"
+    parser.add_argument("--dataset", type=Path, required=True, help=help)
     parser.add_argument("--generated", type=Path, required=True, help="candidates (zarr)")
     parser.add_argument(
         "--designs", type=Path, nargs="+", required=True, help="files of `crumple extract`"
@@ -469,7 +470,11 @@ def _train_response(args: argparse.Namespace) -> None:
 def _add_report(commands) -> None:
     parser = _stage(commands, "report", "write the report of a run as one HTML page", _report)
     _add_candidates(parser)
-    parser.add_argument("--model", type=Path, required=True, help="folder of the trained model")
+    for name, stage in (("designer", "train-designer"), ("response", "train-response")):
+        help = f"model whose training is shown: folder of `crumple {stage}`"
+        parser.add_argument(f"--{name}", type=Path, metavar="FOLDER", help=help)
+    help = "space-time model whose training is shown: folder of `crumple train`"
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=help)
     parser.add_argument("--evaluation", type=Path, required=True, help="folder of `evaluate`")
 
 
@@ -484,6 +489,8 @@ def _report(args: argparse.Namespace) -> None:
         args.designs,
         args.shards,
         args.out,
+        args.designer,
+        args.response,
     )
 
 

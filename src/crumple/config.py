@@ -530,6 +530,11 @@ class Config(Section):
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$",
         description="results go to results/<run>",
     )
+    models: Literal["train", "package"] = Field(
+        "train",
+        description="train: on designs that the run simulates; package: those of the package, "
+        "whose library then stands for the data set",
+    )
     seed: int = Field(
         0, ge=0, le=2**32 - 1, description="global seed; every sample derives its own from it"
     )
@@ -563,6 +568,7 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
         One sentence about the first thing that is wrong.
     """
     designs, evaluation = config.designs, config.evaluation
+    from_package = config.models == "package"
     held_out, fraction = _held_out(config), config.dataset.validation_fraction
     shards = -(-designs.count // designs.shard_size)
     wrong = None
@@ -577,6 +583,11 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
         )
     elif cannot_show_designs(config):
         wrong = cannot_show_designs(config)
+    elif config.generation.method == "joint" and from_package:
+        wrong = (
+            "generation.method joint needs a space-time model, which the package doesn't have: "
+            "set generation.method to cascade, or models to train"
+        )
     elif config.generation.method == "joint" and config.training.known_design == 1:
         wrong = (
             "generation.method joint draws designs with the space-time model, but "
@@ -587,7 +598,7 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
             f"evaluation.verify ({evaluation.verify}) is more than generation.candidates "
             f"({config.generation.candidates}) per target"
         )
-    elif held_out < evaluation.held_out:
+    elif held_out < evaluation.held_out and not from_package:
         wrong = (
             f"evaluation.held_out asks for {evaluation.held_out} held-out responses, but "
             f"dataset.validation_fraction {fraction:g} holds {held_out} of {designs.count} designs "

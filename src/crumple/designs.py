@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # imports its parts at their first use; a look-up needs none
 from PIL import Image
-from scipy import ndimage
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from crumple import config as cfg
 from crumple import seeds
@@ -96,7 +94,7 @@ def accept(quarter: np.ndarray, settings: cfg.Designs) -> np.ndarray | None:
     least = max(1, int(settings.side_fraction * len(solid)))
     if min(side.sum() for side in _sides(solid)) < least:
         return None
-    labels, count = ndimage.label(solid)
+    labels, count = scipy.ndimage.label(solid)
     if count > 1 and settings.islands == "reject":
         return None
     for label in range(1, count + 1):
@@ -276,11 +274,11 @@ def check_cell(cell: np.ndarray, where: str) -> None:
     for row, name in ((0, "top"), (-1, "bottom")):
         if not cell[row].any():
             raise UserError(f"{where}: the solid does not touch the {name} platen")
-    labels, count = ndimage.label(cell)
+    labels, count = scipy.ndimage.label(cell)
     seam = labels[:, [0, -1]]
     joined = seam[seam.all(axis=1)] - 1
-    graph = coo_array((np.ones(len(joined)), joined.T), shape=(count, count))
-    parts, part_of = connected_components(graph, directed=False)
+    graph = scipy.sparse.coo_array((np.ones(len(joined)), joined.T), shape=(count, count))
+    parts, part_of = scipy.sparse.csgraph.connected_components(graph, directed=False)
     if parts > 1:
         sizes = np.bincount(part_of[labels[labels > 0] - 1])
         listed = ", ".join(map(str, sorted(sizes.tolist(), reverse=True)[:5]))

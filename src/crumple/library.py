@@ -20,16 +20,19 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from crumple.atomic import claim, save_npz
+from crumple.config import Config
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN, QUARTER
 from crumple.progress import progress
 from crumple.provenance import (
     PHYSICS,
     Record,
+    folder_record,
     hash_designs,
     read_record,
     require_inputs,
     require_settings,
+    stages_of,
 )
 from crumple.readers import Array, Schema, read_npz
 from crumple.seeds import in_validation
@@ -49,6 +52,7 @@ LIBRARY = Schema(
     },
 )
 STAGES = ("sample", *PHYSICS)  # whose settings all designs of a library share
+MODELS = ("designer", "response")  # of the package, trained on its library
 SAME = 1e-3  # NRMSE of curves of one design that count as equal: twice what rounding may change
 
 
@@ -117,6 +121,11 @@ class Library:
 # --- the file ------------------------------------------------------------------------------------
 
 
+def packaged(name: str) -> Path:
+    """Return what comes with the package: ``library.npz``, ``designer`` or ``response``."""
+    return Path(str(resources.files("crumple"))) / "data" / name
+
+
 def read_library(path: str | Path | None = None) -> Library:
     """Read a library.
 
@@ -130,9 +139,7 @@ def read_library(path: str | Path | None = None) -> Library:
     UserError
         When the file is missing, damaged, or isn't a library.
     """
-    if path is None:
-        with resources.as_file(resources.files("crumple") / "data" / "library.npz") as packaged:
-            return read_library(packaged)
+    path = packaged("library.npz") if path is None else path
     found = read_npz(path, LIBRARY)
     record = read_record(found["made_by"], path, LIBRARY.advice, LibraryRecord)
     index = found["index"].astype(np.int64)
@@ -161,6 +168,52 @@ def save_library(out: Path, library: Library) -> None:
         curve_shape=shape.astype(np.float16),
         curve_peak=peak,
     )
+
+
+# --- whether it fits a run -----------------------------------------------------------------------
+
+
+def designs_of(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the settings of designs, mesh and physics of a run, but for the seed.
+
+    They are what :func:`crumple.provenance.require_settings` compares: a library of another seed
+    is as good to learn from.
+    """
+    wanted = stages_of(config, STAGES)
+    del wanted["sample"]["seed"]
+    return wanted
+
+
+def require_package(config: Config) -> None:
+    """Raise unless a run can take its library and its models from the package.
+
+    Designs and physics must be those of the run, and the designs that it holds out must be those
+    that the models have not seen.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+
+    Raises
+    ------
+    UserError
+        One sentence about the first thing that differs.
+    """
+    library, advice = read_library(), "set models to train"
+    require_settings(library.record, designs_of(config), "the library of the package", advice)
+    for name in MODELS:
+        where = f"the {name} of the package"
+        record = folder_record(packaged(name), "install crumple again")
+        require_inputs(record, where, designs=library.record["inputs"]["designs"])
+        split = {"dataset": config.dataset.model_dump(mode="json")}
+        require_settings(record, {f"train-{name}": split}, where, advice)
+    held_out = len(library.held_out(config.dataset.validation_fraction))
+    if held_out < config.evaluation.held_out:
+        raise UserError(
+            f"evaluation.held_out asks for {config.evaluation.held_out} held-out responses, but "
+            f"the library of the package holds {held_out} out: ask for fewer"
+        )
 
 
 # --- made from data sets -------------------------------------------------------------------------

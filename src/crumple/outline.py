@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # imports its parts at their first use; a look-up needs none
 import shapely
 from contourpy import contour_generator
-from scipy.interpolate import CubicSpline
 
 LEVEL = 0.5001  # just above 1/2, so that the contour separates pixels that touch at a corner
 PAD = 12  # pixels of the neighbouring cells that the outline is traced through
@@ -166,7 +166,8 @@ def _spline(points: np.ndarray, closed: bool) -> np.ndarray:
     step = np.hypot(*np.diff(through, axis=0).T)
     length = np.concatenate([[0], np.cumsum(step)])
     at = (length[:-1, None] + step[:, None] * np.arange(SAMPLES) / SAMPLES).ravel()
-    return CubicSpline(length, through, bc_type="periodic" if closed else "natural")(at)
+    kind = "periodic" if closed else "natural"
+    return scipy.interpolate.CubicSpline(length, through, bc_type=kind)(at)
 
 
 def _soften(ring: np.ndarray) -> np.ndarray:

@@ -261,7 +261,10 @@ def require_inputs(record: Mapping[str, Any], where: str | Path, **inputs: str) 
 
 
 def require_settings(
-    record: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]], where: str | Path
+    record: Mapping[str, Any],
+    wanted: Mapping[str, Mapping[str, Any]],
+    where: str | Path,
+    advice: str = "make it again with these",
 ) -> None:
     """Raise unless an artefact was made with these settings.
 
@@ -273,6 +276,8 @@ def require_settings(
         By stage and section, from :func:`stages_of` or another record.
     where
         What the sentence calls the artefact.
+    advice
+        What else can be done than to use its settings.
 
     Raises
     ------
@@ -286,8 +291,8 @@ def require_settings(
     changed = differences({"settings": found}, {"settings": wanted})
     if changed:
         raise UserError(
-            f"{where} was made with other settings ({changed}): make it again with these, or use "
-            "the settings that it was made with"
+            f"{where} was made with other settings ({changed}): {advice}, or use the settings that "
+            "it was made with"
         )
 
 

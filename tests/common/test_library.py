@@ -14,7 +14,16 @@ from crumple.atomic import save_npz
 from crumple.config import Config, parse_config
 from crumple.errors import UserError
 from crumple.layout import FRAME_STRAIN
-from crumple.library import LIBRARY, Library, collect, read_library, save_library, write_library
+from crumple.library import (
+    LIBRARY,
+    Library,
+    collect,
+    packaged,
+    read_library,
+    require_package,
+    save_library,
+    write_library,
+)
 from crumple.metrics import nrmse
 
 CONFIG = Config(dataset={"validation_fraction": 0.3})
@@ -213,6 +222,47 @@ def test_the_packaged_library_is_small_and_fast():
     library = read_library()
     assert time.process_time() - start < 0.5
     assert len(library) >= 512 and set(np.load(path)) == {*LIBRARY.arrays}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"seed": 7, "designs": {"count": 5, "shard_size": 2}, "generation": {"draws": 99}},
+        {"training": {"steps": 3}, "designer_training": {"steps": 3}},
+    ],
+)
+def test_a_run_of_the_same_physics_takes_the_package(change):
+    require_package(parse_config({"models": "package"} | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mesh": {"element_size": 0.02}}, r"the library .*element_size 0.014 instead of 0.02"),
+        ({"loading": {"platens": "lubricated"}}, r'platens "bonded" instead of "lubricated"'),
+        ({"contact": {"friction": 0.1}}, r"friction 0.4 instead of 0.1"),
+        ({"designs": {"islands": "drop"}}, r'islands "reject" instead of "drop"'),
+        ({"dataset": {"validation_fraction": 0.2}}, r"the designer .*fraction 0.1 instead of 0.2"),
+        ({"evaluation": {"held_out": 10**5}}, r"holds \d+ out: ask for fewer"),
+    ],
+)
+def test_a_run_that_the_package_does_not_fit_is_refused(change, reason):
+    with pytest.raises(UserError, match=reason) as caught:
+        require_package(parse_config({"models": "package"} | change))
+    assert "\n" not in str(caught.value)
+
+
+def test_models_of_another_library_are_refused(tmp_path, monkeypatch):
+    """The library was extended, say, and one of the two not trained again."""
+    package = shutil.copytree(packaged(""), tmp_path / "package")
+    monkeypatch.setattr("crumple.library.packaged", lambda name: package / name)
+    require_package(Config(models="package"))
+    record = json.loads((package / "response/made_by.json").read_text())
+    record["inputs"]["designs"] = "0" * 64
+    (package / "response/made_by.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="the response of the package doesn't belong"):
+        require_package(Config(models="package"))
 
 
 def test_the_packaged_designs_are_those_of_their_seed():

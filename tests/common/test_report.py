@@ -16,7 +16,8 @@ import synthetic
 from crumple import designs, evaluation
 from crumple.config import Config
 from crumple.errors import UserError
-from crumple.report import bodies, charts, page, panes, pictures, tables, write_report
+from crumple.library import MODELS, packaged
+from crumple.report import bodies, charts, page, panes, pictures, tables, words, write_report
 from crumple.results import read_results
 
 SETTINGS = Config().designs
@@ -170,6 +171,39 @@ def test_page_is_complete_and_needs_no_network(tmp_path):
     assert "not meshable: gmsh gave up" in text and "no solid" in text
     result = (tmp_path / "evaluation/targets.csv").read_text()
     assert "heldout_000006" in result
+
+
+def test_a_page_of_a_library_needs_no_data_set(tmp_path):
+    """What a library and the models of the package know of themselves stands where data would."""
+    paths = synthetic.write_chain(tmp_path, library=True, fields_too=False)
+    models = {name: packaged(name) for name in MODELS}
+    write = synthetic.write_run_report
+    text = write(paths, tmp_path / "e", tmp_path / "report.html", **models).read_text()
+    assert f"run {tmp_path.name}" in text and "<h2>Library</h2>" in text
+    assert text.count("<canvas") == 5 and text.count("<figcaption>the target&#39;s own") == 2
+    assert re.findall(r'<span class="stage">(\w+)</span><b>(\w+)</b>', text)[:2] == [
+        ("Library", "23"),
+        ("Models", "2"),
+    ]
+    tiles = re.findall(r'data-design="(\d+)"', text)
+    assert sorted(map(int, tiles)) == [i for i in range(24) if i != 1]  # which has failed
+    assert sorted(re.findall(r'data-name="(\d+)"', text)) == sorted(tiles)
+    held_out = json.loads((packaged("response") / "response.json").read_text())["held_out"]
+    assert f"<dd>{words.percent(held_out['nrmse_50_percent'])}</dd>" in text
+    assert text.count("<dt>precision</dt><dd>bf16</dd>") == 2
+    assert text.count('class="learner"') == 2
+
+    text = write(paths, tmp_path / "e", tmp_path / "report.html", model=None).read_text()
+    assert "<h2>Library</h2>" in text and "<h2>Training</h2>" not in text
+
+
+def test_a_page_of_another_library_is_refused(tmp_path):
+    paths = synthetic.write_chain(tmp_path, library=True)
+    parts = [paths["designs"]], [paths["shard"]]
+    evaluation.evaluate(paths["generated"], paths["dataset"], *parts, tmp_path / "e")
+    other = packaged("library.npz")
+    with pytest.raises(UserError, match="doesn't belong to the designs given here"):
+        write_report(other, None, paths["generated"], tmp_path / "e", *parts, tmp_path / "r.html")
 
 
 def test_a_page_without_room_keeps_the_best_candidates(tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ import pytest
 import zarr
 
 from crumple import check, cli, dataset
-from small_run import make
+from crumple.config import Config
+from crumple.library import packaged
+from small_run import make, make_package_run
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,15 @@ def other(settings, tmp_path_factory) -> Path:
     """The same with another seed and another friction."""
     more = {"seed": 1, "contact": {"friction": 0.1}}
     return make(settings, tmp_path_factory.mktemp("results") / "other", **more)
+
+
+@pytest.fixture(scope="module")
+def package_run(tmp_path_factory) -> Path:
+    few = {"candidates": 1, "draws": 2, "steps": 2}
+    config = Config.model_validate(
+        {"models": "package", "generation": few, "evaluation": {"held_out": 1, "verify": 1}}
+    )
+    return make_package_run(tmp_path_factory.mktemp("results") / "quick", config)
 
 
 @pytest.fixture
@@ -92,6 +103,33 @@ def test_a_run_on_imported_data_is_ok(settings, tmp_path, capsys):
     for record in ("model/made_by.json", "evaluation/made_by.json"):
         recorded = json.loads((run / record).read_text())["settings"]
         assert recorded["import-published"] == {"physics": "published"}
+
+
+def test_a_run_with_the_models_of_the_package_is_ok(package_run, capsys):
+    assert cli.main(["check", str(package_run)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 set of candidates" in printed and "1 report" in printed
+    assert "data set" not in printed and "note" not in printed
+
+
+def test_other_models_of_the_package_are_noted(package_run, tmp_path, monkeypatch, capsys):
+    """Those of another version: the run is as sound as before."""
+    for name in ("designer", "response"):
+        shutil.copytree(packaged(name), tmp_path / name)
+    with (tmp_path / "designer/designer.safetensors").open("ab") as file:
+        file.write(b"0")
+    monkeypatch.setattr(check, "packaged", lambda name: tmp_path / name)
+    assert problems(package_run, capsys) == []
+    assert cli.main(["check", str(package_run)]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1 and "another designer than that of the package" in notes[0]
+
+
+def test_damage_in_a_run_with_the_models_of_the_package_is_found(package_run, tmp_path, capsys):
+    run = shutil.copytree(package_run, tmp_path / "quick")
+    path = run / "evaluation/evaluation.json"
+    path.write_text(path.read_text().replace("0.2", "0.3", 1))
+    assert problems(run, capsys)
 
 
 def test_a_folder_without_results_is_refused(tmp_path, capsys):

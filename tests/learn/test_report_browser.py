@@ -6,6 +6,7 @@ import pytest
 
 import synthetic
 from browsing import FILLED_ROWS, wait_for
+from crumple.library import MODELS, packaged
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +149,33 @@ def test_pointing_at_a_design_lights_its_curve(page):
     assert page.execute_script(f"return {lit}") == 0
     page.execute_script("document.querySelector('.tiles figure').focus()")
     assert page.execute_script(f"return {lit}") == 1
+
+
+def test_the_page_of_a_library_is_whole(browser, tmp_path):
+    """Its candidates have no predicted fields: pictures stand beside the one body that moves."""
+    paths = synthetic.write_chain(tmp_path, library=True, fields_too=False)
+    models = {name: packaged(name) for name in MODELS}
+    report = synthetic.write_run_report(paths, tmp_path / "e", tmp_path / "r.html", **models)
+    browser.get(report.as_uri())
+    loaded = "[...document.images].every((i) => i.complete && i.naturalWidth === 96)"
+    assert browser.execute_script(f"return {loaded}")
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    browser.execute_script(
+        "document.querySelector('article.target').scrollIntoView({behavior: 'instant'})"
+    )
+    wait_for(browser, "document.querySelectorAll('canvas[data-drawn]').length >= 1")
+    canvas, pictures = browser.execute_script(
+        "const panels = document.querySelector('.candidate:not([hidden]) .panels');"
+        "return ['canvas', '.design-row'].map((one) => {"
+        "  const box = panels.querySelector(one).getBoundingClientRect();"
+        "  return [box.left, box.right, box.top, box.bottom];});"
+    )
+    assert canvas[1] <= pictures[0] and canvas[2] == pytest.approx(pictures[2], abs=1)
+    assert pictures[3] <= canvas[3] + 40  # four pictures and the text are no taller
+    learners = "[...document.querySelectorAll('.learner')].map((one) => one.offsetTop)"
+    tops = browser.execute_script(f"return {learners}")
+    assert len(tops) == 2 and tops[0] == tops[1]  # side by side
+    assert browser.get_log("browser") == []
 
 
 def test_theme_button_changes_the_colours(page):

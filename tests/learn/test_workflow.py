@@ -25,6 +25,7 @@ set -eu
 root=$(dirname "$0")/../..
 stage=$3 configs=()
 echo "$stage" >> "$root/commands.txt"
+echo "$*" > "$root/arguments-$stage.txt"
 while [ $# -gt 1 ]; do
   case $1 in
     --out | --sheet) out=$2 ;;
@@ -48,6 +49,7 @@ DATA = {"sample", "mesh", "simulate", "rasterise", "index", "inspect", "library"
 MODEL = {"train", "train-designer", "train-response", "targets", "generate"}
 LOOP = {"extract", "mesh", "simulate", "rasterise", "evaluate", "report"}
 ALL = DATA | MODEL | LOOP
+PACKAGE = {"targets", "generate"} | LOOP  # with the models of the package
 
 
 def make_copy(folder: Path) -> Path:
@@ -80,17 +82,26 @@ def run(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def snakemake(folder, *arguments, check=True):
-    command = [SNAKEMAKE, "--cores", "2", "--configfile", "workflow/presets/toy.yaml", *arguments]
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """Return a copy of the repository in which the run of the preset quick is complete."""
+    folder = make_copy(tmp_path_factory.mktemp("quick"))
+    snakemake(folder, preset="quick")
+    return folder
+
+
+def snakemake(folder, *arguments, check=True, preset="toy"):
+    path = f"workflow/presets/{preset}.yaml"
+    command = [SNAKEMAKE, "--cores", "2", "--configfile", path, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done
 
 
-def planned(folder, *changes, targets=("all",)):
+def planned(folder, *changes, targets=("all",), preset="toy"):
     """Return the jobs per rule that a dry run plans after these changes of the configuration."""
     changes = ["--config", *changes] if changes else []
-    output = snakemake(folder, "--dry-run", *changes, "--", *targets).stdout
+    output = snakemake(folder, "--dry-run", *changes, "--", *targets, preset=preset).stdout
     if "Nothing to be done" in output:
         return {}
     table = output[output.index("Job stats") :].splitlines()[3:]
@@ -227,6 +238,49 @@ def assert_one_sentence(done, words):
     output = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in output
     assert len([line for line in output.splitlines() if words in line]) == 1, output
+
+
+def test_the_models_of_the_package_need_no_data_and_no_training(quick):
+    assert set((quick / "commands.txt").read_text().split()) == PACKAGE
+    assert not (quick / "results/quick/data").exists()
+    known = "--dataset src/crumple/data/library.npz"
+    models = [f"--{name} src/crumple/data/{name}" for name in ("designer", "response")]
+    for stage, words in {
+        "targets": [known],
+        "generate": models,
+        "evaluate": [known],
+        "report": [known, *models],
+    }.items():
+        given = (quick / f"arguments-{stage}.txt").read_text()
+        assert all(word in given for word in words) and "--model " not in given
+    assert planned(quick, preset="quick") == {}
+
+
+@pytest.mark.parametrize("file", ["designer/designer.safetensors", "response/response.json"])
+def test_other_models_of_the_package_generate_again(quick, tmp_path, file):
+    run = shutil.copytree(quick, tmp_path / "run")
+    with (run / "src/crumple/data" / file).open("a") as model:
+        model.write("\n")
+    assert set(planned(run, preset="quick")) == PACKAGE - {"targets"}
+
+
+def test_a_run_turns_to_models_of_its_own(quick):
+    assert set(planned(quick, "models=train", preset="quick")) == ALL
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("mesh={element_size: 0.02}", "element_size 0.014 instead of 0.02): set models to train"),
+        ("loading={platens: lubricated}", 'loading.platens "bonded" instead of "lubricated"'),
+        ("dataset={validation_fraction: 0.3}", "validation_fraction 0.1 instead of 0.3"),
+        ("evaluation={held_out: 100000}", "evaluation.held_out asks for 100000"),
+        ("generation={method: joint}", "needs a space-time model, which the package doesn't have"),
+    ],
+)
+def test_a_run_that_the_package_does_not_fit_is_one_sentence(quick, change, words):
+    done = snakemake(quick, "--dry-run", "--config", change, check=False, preset="quick")
+    assert_one_sentence(done, words)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

@@ -18,8 +18,9 @@ from crumple.config import (
     read_source,
     stage_settings,
 )
-from crumple.errors import ConfigError, UserError
+from crumple.errors import UserError
 from crumple.goals import file_name, read_goals
+from crumple.library import packaged, require_package
 from crumple.provenance import MODEL_FILES
 from crumple.targets import read_targets
 
@@ -30,7 +31,9 @@ try:
         )  # stricter than Snakemake, which takes the last of two equal keys
     CONFIG = parse_config(config)
     cross_check(CONFIG)
-except ConfigError as error:
+    if CONFIG.models == "package":
+        require_package(CONFIG)
+except UserError as error:
     raise WorkflowError(str(error))
 
 
@@ -92,13 +95,8 @@ def folder_of_outputs(wildcards, output):
     return os.path.dirname(output[0])
 
 
-def folder_of_model(wildcards, input):
-    """Return the folder of the trained model."""
-    return os.path.dirname(input.model[0])
-
-
 def options_of_models(wildcards, input):
-    """Return the options that name the folders of trained models."""
+    """Return the options that name the folders of the models."""
     folders = {
         name: os.path.dirname(input[name][0]) for name in MODELS if name in input.keys()
     }
@@ -114,6 +112,14 @@ def verified_count():
     except (UserError, OSError) as error:
         raise WorkflowError(f"evaluation.targets: {error}")
     return (len(given) + CONFIG.evaluation.held_out) * CONFIG.evaluation.verify
+
+
+def from_package(name):
+    """Return the path of what comes with the package, from the working directory.
+
+    A repository that moves as a whole, results and all, has the same inputs then.
+    """
+    return os.path.relpath(packaged(name))
 
 
 def names_of_goals():

@@ -1,5 +1,8 @@
 # The data set, shard by shard. mesh, simulate and rasterise also serve the generated designs.
 
+# A run with the models of the package has no data set to look at.
+CONTACT_SHEET = "<results>/data/contact_sheet.png" if CONFIG.models == "train" else []
+
 
 rule sample:
     output:

@@ -29,7 +29,7 @@ rule extract:
 
 rule evaluate:
     input:
-        dataset="<results>/data/dataset.json",
+        dataset=KNOWN,
         generated="<results>/generated.zarr",
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
         shards=expand("<results>/verified/shards/{shard}.zarr", shard=VERIFIED),
@@ -54,8 +54,8 @@ rule evaluate:
 
 rule report:
     input:
-        dataset="<results>/data/dataset.json",
-        model=MODEL,
+        **MODELS,
+        dataset=KNOWN,
         generated="<results>/generated.zarr",
         evaluation="<results>/evaluation",
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
@@ -72,11 +72,11 @@ rule report:
         mem_mb=memory(2000),
         runtime=30,
     params:
-        model=folder_of_model,
+        models=options_of_models,
     message:
         "write the report: {output}"
     shell:
         "learn report --dataset {input.dataset}"
-        " --model {params.model:q} --generated {input.generated}"
+        " {params.models:q} --generated {input.generated}"
         " --evaluation {input.evaluation} --designs {input.designs} --shards {input.shards}"
         " --out {output} &> {log}"

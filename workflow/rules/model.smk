@@ -1,4 +1,4 @@
-# The three models, the target curves, and candidates for them.
+# The models, trained or those of the package, the target curves, and candidates for them.
 
 TARGETS = [CONFIG.evaluation.targets]
 if CONFIG.evaluation.held_out:
@@ -9,9 +9,19 @@ if CONFIG.evaluation.held_out:
 MODEL = expand("<results>/model/{file}", file=MODEL_FILES)
 DESIGNER = multiext("<results>/designer/designer", ".safetensors", ".json")
 RESPONSE = multiext("<results>/response/response", ".safetensors", ".json")
-MODELS = {"response": RESPONSE, "model": MODEL}
-if CONFIG.generation.method == "cascade":
-    MODELS["designer"] = DESIGNER
+
+# KNOWN are the designs that the models in MODELS have learnt from, and those that were held out.
+if CONFIG.models == "package":
+    KNOWN = LIBRARY = from_package("library.npz")
+    MODELS = {
+        name: multiext(from_package(f"{name}/{name}"), ".safetensors", ".json")
+        for name in ("designer", "response")
+    }
+else:
+    KNOWN, LIBRARY = "<results>/data/dataset.json", "<results>/data/library.npz"
+    MODELS = {"response": RESPONSE, "model": MODEL}
+    if CONFIG.generation.method == "cascade":
+        MODELS["designer"] = DESIGNER
 
 
 rule train:
@@ -91,7 +101,7 @@ rule train_response:
 
 rule targets:
     input:
-        "<results>/data/dataset.json",
+        KNOWN,
     output:
         "<results>/held_out.csv",
     log:

@@ -6,9 +6,9 @@
 rule propose:
     input:
         goals=CONFIG.search.goals,
-        library="<results>/data/library.npz",
-        response=RESPONSE,
-        designer=DESIGNER,
+        library=LIBRARY,
+        response=MODELS["response"],
+        designer=MODELS.get("designer", DESIGNER),
         results=earlier_results,
     output:
         expand(f"{ROUND}/designs/{{shard}}.npz", shard=ROUND_SHARDS, allow_missing=True),

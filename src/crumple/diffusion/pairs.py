@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple.config import Config
-from crumple.dataset import DATA_STAGES
 from crumple.errors import UserError
-from crumple.library import read_library
-from crumple.provenance import made_by, require_settings, stages_of
+from crumple.library import designs_of, read_library
+from crumple.provenance import made_by, require_settings
 
 
 class Examples(NamedTuple):
@@ -53,9 +52,7 @@ def read_pairs(config: Config, path: Path | None) -> Pairs:
         When the library cannot be read or was made with other settings.
     """
     library = read_library(path)
-    wanted = stages_of(config, DATA_STAGES)
-    del wanted["sample"]["seed"]
-    require_settings(library.record, wanted, path or "the library of the package")
+    require_settings(library.record, designs_of(config), path or "the library of the package")
     held = np.zeros(len(library), bool)
     held[library.held_out(config.dataset.validation_fraction)] = True
     if held.all():

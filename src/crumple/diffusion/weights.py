@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -17,11 +16,6 @@ from crumple import __version__
 from crumple.atomic import atomic_path, save_text
 from crumple.provenance import hash_file
 from crumple.readers import read_json, refusing
-
-
-def packaged(name: str) -> Path:
-    """Return the folder of the ``designer`` or the ``response`` that comes with the package."""
-    return Path(str(resources.files("crumple"))) / "data" / name
 
 
 class Description(BaseModel):

@@ -1,7 +1,8 @@
 """The report of a run: one HTML page that needs nothing else, not even a network.
 
-``reading`` reads what the page is made of; ``sections``, ``panes`` and ``tables`` say what it
-shows, ``charts``, ``bodies`` and ``pictures`` how that looks; ``page`` fills the templates.
+``reading`` and ``collection`` read what the page is made of; ``sections``, ``panes`` and ``tables``
+say what it shows, ``charts``, ``bodies`` and ``pictures`` how that looks; ``page`` fills the
+templates.
 """
 
 from __future__ import annotations
@@ -14,30 +15,34 @@ from crumple.provenance import hash_file, seal_page
 from crumple.report import page, sections, tables
 from crumple.report.bodies import LENGTH_UNIT
 from crumple.report.charts import Line
+from crumple.report.collection import spread
 from crumple.report.panes import articles
-from crumple.report.reading import read_run, spread, spread_samples
+from crumple.report.reading import read_run
 from crumple.results import RESULT
 
-CURVES, BACKGROUND_CURVES = 300, 50
+BACKGROUND_CURVES = 50
 
 
 def write_report(
-    dataset_path: Path,
-    model: Path,
+    known: Path,
+    model: Path | None,
     generated: Path,
     evaluation: Path,
     design_files: Sequence[Path],
     shards: Sequence[Path],
     out: Path,
+    designer: Path | None = None,
+    response: Path | None = None,
 ) -> None:
     """Write the report of a run.
 
     Parameters
     ----------
-    dataset_path
-        ``dataset.json``.
-    model
-        Folder of the trained model, for ``config.json`` and, where there is one, ``stats.jsonl``.
+    known
+        ``dataset.json`` of the training data, or the library that the models were trained on.
+    model, designer, response
+        Folders of the models that the candidates come from, for what they say of their training;
+        any may be missing.
     generated
         Candidates of ``crumple generate``.
     evaluation
@@ -53,10 +58,11 @@ def write_report(
         When something cannot be read, has been damaged, or belongs to another run.
     """
     out = claim(out, "report")
-    run = read_run(dataset_path, model, generated, evaluation, design_files, shards)
-    samples = spread_samples(run.dataset, CURVES)
+    models = {"designer": designer, "response": response, "model": model}
+    run = read_run(known, models, generated, evaluation, design_files, shards)
     background = [
-        Line("", "", s.strain[::2], s.stress[::2]) for s in spread(samples, BACKGROUND_CURVES)
+        Line("", "", one.strain[::2], one.stress[::2])
+        for one in spread(run.designs.members, BACKGROUND_CURVES)
     ]
     shown, packed = articles(run, background)
     strain, results = run.results.frame_strain, run.results
@@ -64,17 +70,17 @@ def write_report(
         title=run.name,
         kicker=f"run {run.name}",
         heading="Designs for a given stress–strain curve",
-        sections=sections.SECTIONS,
+        sections=[name for name in sections.SECTIONS if name != "training" or run.learners],
         strain=strain,
         overview=sections.overview(run),
         articles=shown,
         left_out=len(results.targets) - len(shown),
         target_table=tables.target_table(results.targets),
         candidate_table=tables.candidate_table(results.candidates),
-        data=sections.gallery(run, samples),
-        training=sections.training(run),
-        failure_table=tables.failure_table(run.dataset.manifest["failures"], results.candidates),
-        method=sections.method(run),
+        data=sections.gallery(run.designs),
+        training=[sections.training(learner) for learner in run.learners],
+        failure_table=tables.failure_table(run.designs.failures, results.candidates),
+        method=run.designs.facts,
         animation={
             "frame_strain": strain,
             "length_unit": LENGTH_UNIT,

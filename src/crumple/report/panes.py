@@ -108,20 +108,12 @@ def _choices(row: TargetRow, candidates: Sequence[CandidateRow]) -> list[Choice]
 
 def _others(run: Run, row: TargetRow) -> list[Picture]:
     """Return pictures of the designs that a target is compared with."""
-    wanted = {"best match": row.best_match_index}
+    wanted = [("best match", row.best_match_index)]
     own = row.target.removeprefix(HELD_OUT)
     if own != row.target and own.isdecimal():
-        wanted["the target's own"] = int(own)
-    places = {
-        index: (number, place)
-        for number, shard in enumerate(run.dataset.manifest["shards"])
-        for place, index in enumerate(shard["indices"])
-    }
-    return [
-        Picture(design_uri(run.dataset.read("solid", [places[index]])[0]), caption)
-        for caption, index in wanted.items()
-        if index in places
-    ]
+        wanted.append(("the target's own", int(own)))
+    found = [(caption, run.designs.solid(index)) for caption, index in wanted]
+    return [Picture(design_uri(solid), caption) for caption, solid in found if solid is not None]
 
 
 # --- bodies --------------------------------------------------------------------------------------

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import zarr
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from crumple.candidates import Verified, join, open_candidates
-from crumple.dataset import Dataset
 from crumple.errors import UserError
-from crumple.provenance import folder_record, hash_file, require_inputs
+from crumple.provenance import folder_record, require_inputs
 from crumple.readers import read_json, read_json_lines
+from crumple.report.collection import DesignCollection, read_collection
 from crumple.results import ADVICE, RESULT, Results, read_results
 
-TRAIN_AGAIN = "train this model again with `crumple train`"
+MEMBERS = 300  # designs whose curves are drawn
+KINDS = {  # of models: what each is, its command, and where it says how it was trained
+    "designer": ("Design model, from a curve to designs", "train-designer", "designer.json"),
+    "response": ("Forward model, from a design to its curve", "train-response", "response.json"),
+    "model": ("Space-time model, of the fields", "train", "config.json"),
+}
 
 
 class LogLine(BaseModel):
@@ -29,55 +33,69 @@ class LogLine(BaseModel):
     samples_per_s: float | None = None
 
 
-class ModelDescription(BaseModel):
-    """What the report shows of a model's ``config.json``."""
+class TrainingNote(BaseModel):
+    """How a model came about; counts and settings stand beside what is named here."""
 
-    format: Literal["crumple-model"]
-    training: dict[str, Any]
+    model_config = ConfigDict(extra="allow")
+
+    precision: list[tuple[int, str]] = []  # steps, and what was used from there on
+
+
+class ModelDescription(BaseModel):
+    """What the report shows of what a model says of itself."""
+
+    format: Literal["crumple-model", "crumple-designer", "crumple-response"]
+    training: TrainingNote
+    held_out: dict[str, float] = {}
+
+
+class Learner(NamedTuple):
+    """A model that candidates come from, and how it was trained."""
+
+    title: str
+    log: list[LogLine]  # empty where it isn't kept
+    training: TrainingNote
+    held_out: dict[str, float]  # errors on designs that it has not seen, where it says so
 
 
 class Run(NamedTuple):
     """Everything that a report shows."""
 
     name: str
-    dataset: Dataset
+    designs: DesignCollection  # that the models have learnt from
     results: Results
     record: dict[str, Any]  # of the evaluation
     store: zarr.Group  # candidates
     simulations: dict[int, Verified]  # by candidate
-    log: list[LogLine]
-    training: dict[str, Any]  # settings
-
-
-class Member(NamedTuple):
-    """A design of the data set."""
-
-    index: int  # type: ignore[assignment]
-    solid: np.ndarray  # (96, 96)
-    strain: np.ndarray  # (51,)
-    stress: np.ndarray  # (51,) MPa
+    learners: list[Learner]
 
 
 def read_run(
-    dataset_path: Path,
-    model: Path,
+    known: Path,
+    models: Mapping[str, Path | None],
     generated: Path,
     evaluation: Path,
     design_files: Sequence[Path],
     shards: Sequence[Path],
 ) -> Run:
-    """Read the artefacts of a run; parameters as in :func:`crumple.report.write_report`.
+    """Read the artefacts of a run; see :func:`crumple.report.write_report`.
+
+    Parameters
+    ----------
+    known, generated, evaluation, design_files, shards
+        As there.
+    models
+        Folders by the names in ``KINDS``.
 
     Raises
     ------
     UserError
         When something cannot be read, has been damaged, or belongs to another run.
     """
-    dataset = Dataset(dataset_path)
     results = read_results(evaluation)
-    log = model / "stats.jsonl"
     store = open_candidates(generated)
-    require_inputs(store.attrs["made_by"], generated, dataset=hash_file(dataset_path))
+    designs = read_collection(known, MEMBERS)
+    require_inputs(store.attrs["made_by"], generated, **designs.inputs)
     record = folder_record(evaluation, ADVICE)
     require_inputs(record, evaluation, candidates=store.attrs["checksum"])
     simulations = {one.candidate: one for one in join(store, design_files, shards)}
@@ -88,37 +106,21 @@ def read_run(
             f"{ADVICE}"
         )
     return Run(
-        dataset.folder.parent.name,
-        dataset,
+        generated.absolute().parent.name,
+        designs,
         results,
         record,
         store,
         simulations,
-        read_json_lines(log, LogLine, TRAIN_AGAIN) if log.exists() else [],
-        read_json(model / "config.json", ModelDescription, TRAIN_AGAIN).training,
+        [read_learner(name, folder) for name in KINDS if (folder := models[name])],
     )
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """Return ``count`` items at even distances, all of them where there are fewer."""
-    if len(items) <= count:
-        return list(items)
-    return [items[k] for k in np.linspace(0, len(items) - 1, count).round().astype(int)]
-
-
-def spread_samples(dataset: Dataset, count: int) -> list[Member]:
-    """Read designs and curves from all over the data set, weakest design first."""
-    places = np.concatenate([dataset.split["train"], dataset.split["validation"]])
-    places = places[np.lexsort(places.T[::-1])]
-    samples = []
-    for number, row in spread(places.tolist(), count):
-        shard = dataset.shard(number)
-        samples.append(
-            Member(
-                int(shard["index"][row]),
-                shard["solid"][row],
-                shard["curve_strain"][:],
-                shard["curve_stress"][row],
-            )
-        )
-    return sorted(samples, key=lambda sample: float(sample.stress[-1]))
+def read_learner(name: str, folder: Path) -> Learner:
+    """Read what a model says of its training; ``name`` as in ``KINDS``."""
+    title, command, description = KINDS[name]
+    advice = f"train this model again with `crumple {command}`"
+    about = read_json(folder / description, ModelDescription, advice)
+    log = folder / "stats.jsonl"
+    lines = read_json_lines(log, LogLine, advice) if log.exists() else []
+    return Learner(title, lines, about.training, about.held_out)

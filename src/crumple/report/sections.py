@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from crumple.config import OPERATION
 from crumple.report import tables
 from crumple.report.charts import Axis, Chart, Line, chart, upper
+from crumple.report.collection import DesignCollection, spread
 from crumple.report.panes import STRAIN, STRESS
 from crumple.report.pictures import design_uri
-from crumple.report.reading import Member, Run, spread
+from crumple.report.reading import Learner, Run, TrainingNote
 from crumple.report.words import percent
 from crumple.results import Results
 
 TILES = 48
+HELD_OUT = {  # what a forward model says of its errors
+    "nrmse_50_percent": "error on held-out designs, median",
+    "nrmse_90_percent": "a tenth of them is worse than",
+}
+IMMATERIAL = {  # settings of a training that don't change its model
+    path.removeprefix("training.") for path in OPERATION if path.startswith("training.")
+}
 SECTIONS = ("overview", "targets", "tables", "data", "training", "failures", "method")
 
 
@@ -51,25 +60,33 @@ def chosen_per_target(results: Results) -> str:
 
 def stages(run: Run) -> list[tuple[str, str, str]]:
     """Return the stages of the run: name, number, explanation."""
-    manifest, every = run.dataset.manifest, run.results.summary["all"]
-    valid, failed = len(manifest["valid"]), len(manifest["failures"])
-    shards = [run.dataset.shard(number) for number in range(len(manifest["shards"]))]
-    timed = [shard["cpu_seconds"][:] for shard in shards if "cpu_seconds" in shard]
-    seconds = np.concatenate([np.zeros(0), *timed])  # imported shards have none
-    seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
-    cost = f"{seconds.mean():.1f} CPU s each" if len(seconds) else "cost unknown"
+    every = run.results.summary["all"]
     failures = sum(every.failures.values())
-    steps = max((line.step for line in run.log), default=0)
     each = run.store.attrs.get("seconds")
     sampling = f"; {each / every.candidates:.2g} s each" if each is not None else ""
-    trained = len(manifest["split"]["train"])
     return [
-        ("Designs", f"{valid + failed}", "random quarters, mirrored twice"),
-        ("Simulated", f"{valid}", f"{failed} failed; {cost}"),
-        ("Training", f"{steps} steps", f"on {trained} designs, the rest held out"),
+        *_before_generation(run),
         ("Generated", f"{every.candidates}", f"for {every.targets} targets{sampling}"),
         ("Acceptable", f"{every.acceptable}", "meet the rules of the random designs"),
         ("Verified", f"{every.verified - failures}", f"simulated anew; {failures} without result"),
+    ]
+
+
+def _before_generation(run: Run) -> list[tuple[str, str, str]]:
+    """Return what there was before candidates: designs, their simulations, the models."""
+    valid, failed, seconds = run.designs.valid, len(run.designs.failures), run.designs.cpu_seconds
+    trained = f"on {run.results.training_designs} designs, the rest held out"
+    if run.designs.kind == "library":
+        return [
+            ("Library", f"{valid}", "random designs, simulated before"),
+            ("Models", f"{len(run.learners)}", f"trained before, {trained}"),
+        ]
+    cost = f"{seconds.mean():.1f} CPU s each" if len(seconds) else "cost unknown"
+    steps = max((line.step for learner in run.learners for line in learner.log), default=0)
+    return [
+        ("Designs", f"{valid + failed}", "random quarters, mirrored twice"),
+        ("Simulated", f"{valid}", f"{failed} failed; {cost}"),
+        ("Training", f"{steps} steps", trained),
     ]
 
 
@@ -84,16 +101,9 @@ class Tile(NamedTuple):
     stress: float  # at the end, MPa
 
 
-def gallery(run: Run, samples: Sequence[Member]) -> dict[str, Any]:
-    """Return designs of the data set and the curves beside them.
-
-    Parameters
-    ----------
-    run
-        What was read.
-    samples
-        Designs whose curves are drawn.
-    """
+def gallery(designs: DesignCollection) -> dict[str, Any]:
+    """Return designs that the models have learnt from, and the curves beside them."""
+    samples = designs.members
     top = upper([float(sample.stress.max()) for sample in samples])
     return {
         "chart": chart(
@@ -101,10 +111,11 @@ def gallery(run: Run, samples: Sequence[Member]) -> dict[str, Any]:
             Axis(STRAIN, 0.0, float(samples[0].strain[-1])),
             Axis(STRESS, 0.0, top),
             background=[Line(str(s.index), "", s.strain, s.stress) for s in samples],
-            title="Stress-strain curves of the data set",
+            title=f"Stress-strain curves of the {designs.kind}",
         ),
+        "kind": designs.kind,
         "drawn": len(samples),
-        "total": len(run.dataset.manifest["valid"]),
+        "total": designs.valid,
         "tiles": [
             Tile(s.index, design_uri(s.solid), float(s.stress[-1])) for s in spread(samples, TILES)
         ],
@@ -114,10 +125,11 @@ def gallery(run: Run, samples: Sequence[Member]) -> dict[str, Any]:
 # --- training ------------------------------------------------------------------------------------
 
 
-def training(run: Run) -> dict[str, Any]:
-    """Return the losses over the steps, and what is known of the training."""
-    losses = [(line.step, line.loss) for line in run.log if line.loss]
-    checks = [(line.step, line.validation_loss) for line in run.log if line.validation_loss]
+def training(learner: Learner) -> dict[str, Any]:
+    """Return the losses of a model over the steps, and what is known of its training."""
+    log = learner.log
+    losses = [(line.step, line.loss) for line in log if line.loss]
+    checks = [(line.step, line.validation_loss) for line in log if line.validation_loss]
     lines = [
         Line(label, kind, *zip(*found, strict=True))
         for label, kind, found in (
@@ -128,7 +140,7 @@ def training(run: Run) -> dict[str, Any]:
     ]
     facts = []
     if losses:
-        rates = [line.samples_per_s for line in run.log if line.samples_per_s]
+        rates = [line.samples_per_s for line in log if line.samples_per_s]
         facts.append(("steps", f"{losses[-1][0]}"))
         if rates:
             facts.append(("samples per second", f"{np.median(rates):.3g} (median)"))
@@ -137,9 +149,11 @@ def training(run: Run) -> dict[str, Any]:
         step, least = min(checks, key=lambda check: check[1])
         facts.append(("validation loss at the end", f"{checks[-1][1]:.4f}"))
         facts.append(("lowest", f"{least:.4f} at step {step}"))
-    settings = _flat(run.training)
-    facts += [(name, _words(value)) for name, value in settings.items() if name != "steps"]
+    errors = learner.held_out
+    facts += [(what, percent(errors[name])) for name, what in HELD_OUT.items() if name in errors]
+    facts += _counts(learner.training, {name for name, _ in facts})
     return {
+        "title": learner.title,
         "chart": loss_chart(lines) if lines else None,
         "legend": [(line.kind, line.label, "") for line in lines],
         "facts": facts,
@@ -158,23 +172,26 @@ def loss_chart(lines: Sequence[Line]) -> Chart:
     )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested settings without their nesting."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value) if isinstance(value, dict) else {name.replace("_", " "): value}
-    return flat
+def _counts(note: TrainingNote, known: Collection[str]) -> list[tuple[str, str]]:
+    """Return what a model says of its training and isn't known: counts, settings that matter.
+
+    What the training came to, such as its precision, stands for the setting of that name.
+    """
+    counts = note.model_dump(exclude={"precision"})
+    settings = {
+        k: v for value in counts.values() if isinstance(value, dict) for k, v in value.items()
+    }
+    counts = {name: value for name, value in counts.items() if not isinstance(value, dict)}
+    if note.precision:
+        counts["precision"] = ", ".join(
+            f"{name} from step {step}" if step else name for step, name in note.precision
+        )
+    return [
+        (name.replace("_", " "), _words(value))
+        for name, value in (settings | counts).items()
+        if name not in IMMATERIAL and name not in known
+    ]
 
 
 def _words(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-# --- method --------------------------------------------------------------------------------------
-
-
-def method(run: Run) -> list[tuple[str, str]]:
-    """Return what the results depend on."""
-    manifest = run.dataset.manifest
-    versions = [f"{name} {', '.join(found)}" for name, found in manifest["versions"].items()]
-    return [("configuration", manifest["config_hash"]), ("versions", "; ".join(versions))]

@@ -12,10 +12,9 @@ import torch
 from crumple.config import Config
 from crumple.diffusion.designer import load_designer
 from crumple.diffusion.response import load_response
-from crumple.diffusion.weights import packaged
 from crumple.errors import UserError
 from crumple.goals import Goal, read_goals
-from crumple.library import Library, read_library
+from crumple.library import Library, packaged, read_library
 from crumple.provenance import (
     PHYSICS,
     fingerprint,

@@ -702,16 +702,18 @@ def _add_collect(commands) -> None:
     parser = commands.add_parser("collect", help=help, description=help)
     parser.add_argument("goals", type=Path, nargs="+", metavar="GOAL", help="as for `propose`")
     parser.add_argument("--name", required=True, help="which of the goals")
-    parser.add_argument("--designs", type=Path, required=True, help="folder of `propose`")
+    help = "proposals.npz of the folder that `crumple propose` has written"
+    parser.add_argument("--proposals", type=Path, required=True, metavar="FILE", help=help)
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="made from them")
     parser.add_argument("--out", type=Path, required=True, help="where the result goes")
     parser.set_defaults(handler=_collect)
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from crumple.search.collecting import collect_named
+    from crumple.search.choice import one_goal
+    from crumple.search.collecting import collect
 
-    collect_named(args.goals, args.name, args.designs, args.shards, args.out)
+    collect(one_goal(args.goals, args.name), args.proposals, args.shards, args.out)
 
 
 COMMANDS = (

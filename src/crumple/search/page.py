@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 
 from crumple.atomic import claim, save_text
 from crumple.designs import mirror
-from crumple.goals import PEAKS, Goal, Limits, Measures
+from crumple.goals import Goal, Limits, Measures
 from crumple.layout import CELL, CURVE_STRAIN, FRAME_STRAIN
-from crumple.metrics import nrmse
+from crumple.metrics import PEAKS, nrmse
 from crumple.provenance import seal_page
 from crumple.report import page
 from crumple.report.bodies import LENGTH_UNIT
 from crumple.report.charts import Chart, Line
 from crumple.report.panes import Picture
 from crumple.report.pictures import design_uri
-from crumple.report.reading import spread
+from crumple.report.collection import spread
 from crumple.report.tables import Column, Entry, Table, plain
 from crumple.report.words import GAP, percent, title
 from crumple.search.choice import DIFFERENT, NEAR, TIMES, difference

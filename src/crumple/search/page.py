@@ -25,9 +25,9 @@ from crumple.provenance import seal_page
 from crumple.report import page
 from crumple.report.bodies import LENGTH_UNIT
 from crumple.report.charts import Chart, Line
+from crumple.report.collection import spread
 from crumple.report.panes import Picture
 from crumple.report.pictures import design_uri
-from crumple.report.collection import spread
 from crumple.report.tables import Column, Entry, Table, plain
 from crumple.report.words import GAP, percent, title
 from crumple.search.choice import DIFFERENT, NEAR, TIMES, difference

@@ -103,19 +103,19 @@ def children(
     quarter : ndarray
         ``(n, 48, 48)`` uint8.
     move : ndarray
-        ``(n,)`` number of the move in :data:`MOVES` that made each.
+        ``(n,)`` name of the move that made each.
     """
-    made, moves = [], []
+    made, names = [], []
     for _ in range(count):
         for _ in range(ATTEMPTS):
-            move = int(generator.integers(len(MOVES)))
+            move = MOVES[generator.integers(len(MOVES))]
             one, other = generator.integers(len(parents), size=2)
             pair = [parents[one], parents[other]]
             if generator.random() < 0.5:
                 pair[1] = pair[1][:, ::-1]  # the same cell, shifted by half a period
-            quarter = decode(MOVES[move](pair, generator), settings)
+            quarter = decode(move(pair, generator), settings)
             if quarter is not None:
                 made.append(quarter)
-                moves.append(move)
+                names.append(move.__name__)
                 break
-    return np.array(made, np.uint8).reshape(-1, QUARTER, QUARTER), np.array(moves, int)
+    return np.array(made, np.uint8).reshape(-1, QUARTER, QUARTER), np.array(names, str)

@@ -10,8 +10,9 @@ the round and the results so far; nothing depends on how these were computed.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +28,18 @@ from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, QUARTER
 from crumple.library import Library
 from crumple.provenance import hash_designs
 from crumple.search.history import History
-from crumple.search.moves import MOVES, children
+from crumple.search.moves import children
 from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
 
 MATCHES = 64  # of the library, whose curves are known to the first round
 PARENTS = 16  # that the moves of a generation begin with
-APART = 3  # pixels of a quarter by which two proposals of a round differ at least
+DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
+NICHE = 46  # pixels, 2 %, by which designs differ that are kept for being different
+PROMISING = 48  # designs that a round hands on to the next one
 DRAWN = 48  # designs that the design model draws for the first round
 PROPOSED = "proposals.npz"
+T = TypeVar("T", "Proposals", "Pool")
 
 
 class Known(NamedTuple):
@@ -47,14 +51,21 @@ class Known(NamedTuple):
 
 
 class Proposals(NamedTuple):
-    """Designs to simulate, the most promising ones first."""
+    """Designs to simulate."""
 
     quarter: NDArray  # (n, 48, 48) uint8
-    source: NDArray  # (n,) name of the move, or `model`
+    source: NDArray  # (n,) name of the move, `model` or `library`
     predicted_error: NDArray  # (n,)
 
 
 NOTHING = Proposals(np.zeros((0, QUARTER, QUARTER), np.uint8), np.zeros(0, str), np.zeros(0))
+
+
+class Round(NamedTuple):
+    """What a round proposes, and what it leaves to the next one."""
+
+    proposals: Proposals
+    promising: Proposals  # not simulated
 
 
 class Pool(NamedTuple):
@@ -62,8 +73,12 @@ class Pool(NamedTuple):
 
     quarter: NDArray  # (n, 48, 48)
     source: NDArray  # (n,)
+    hope: NDArray  # (n,) error of the predicted curve
     risk: NDArray  # (n,) root mean square of the error over the draws of the prediction
     gain: NDArray  # (n,) mean of what it improves on the best score, over the draws
+
+
+EMPTY = Pool(*NOTHING, np.zeros(0), np.zeros(0))
 
 
 def propose(
@@ -75,7 +90,7 @@ def propose(
     config: cfg.Config,
     number: int,
     count: int,
-) -> Proposals:
+) -> Round:
     """Choose the designs of a round.
 
     Parameters
@@ -83,7 +98,7 @@ def propose(
     goal
         What is searched for.
     history
-        All that was simulated in earlier rounds.
+        All that was simulated in earlier rounds, and what they found promising.
     library
         Where a search begins.
     screen
@@ -103,34 +118,51 @@ def propose(
     raw = screen.raw(known.quarter, keep=True)
     correction = screen.fit(raw, known.curve_stress, known.score)
     draws = generator.standard_normal((DRAWS, len(CURVE_STRAIN) - 1))
-    seen = {image.tobytes() for image in (*history.quarter, *known.quarter)}
-    pool = Pool(np.zeros((0, QUARTER, QUARTER), np.uint8), np.zeros(0, str), *np.zeros((2, 0)))
+    seen: set[bytes] = set()
+    for image in (*history.quarter, *known.quarter):
+        is_fresh(image, seen)
 
     def predicted(quarter: NDArray, source: NDArray) -> Pool:
-        new = [k for k, image in enumerate(quarter) if fresh(image, seen)]
-        quarter, source = quarter[new], source[new]
-        errors = goal.error(correction.curves(screen.raw(quarter), draws))
-        risk = np.sqrt(np.square(errors).mean(axis=1))
-        gain = np.maximum(known.score.min() - errors, 0).mean(axis=1)
-        return Pool(quarter, source, risk, gain)
+        new = [k for k, image in enumerate(quarter) if is_fresh(image, seen)]
+        if not new:
+            return EMPTY
+        said = screen.raw(quarter[new])
+        errors = goal.error(correction.curves(said, draws))
+        return Pool(
+            quarter[new],
+            source[new],
+            goal.error(correction.mean(said)),
+            np.sqrt(np.square(errors).mean(axis=1)),
+            np.maximum(known.score.min() - errors, 0).mean(axis=1),
+        )
 
+    pool = predicted(history.promising, history.promising_source)
     if designer is not None and number == 0:
         drawn = drawn_designs(goal, designer, config, generator)
-        pool = predicted(drawn, np.full(len(drawn), "model"))
+        pool = joined(pool, predicted(drawn, np.full(len(drawn), "model")))
     for _ in range(settings.generations):
-        parents = choose_parents(known, pool)
-        made, move = children(
-            [signed_distance(image) for image in parents],
+        made, source = children(
+            [signed_distance(image) for image in choose_parents(known, pool)],
             settings.screened // settings.generations,
             generator,
             config.designs,
         )
-        names = np.array([MOVES[k].__name__ for k in move], str)
-        pool = Pool(*map(np.concatenate, zip(pool, predicted(made, names), strict=True)))
+        pool = joined(pool, predicted(made, source))
     first = nearest(known, goal) if number == 0 else NOTHING
     chosen = choose(pool, goal, count - len(first.quarter))
-    new = Proposals(pool.quarter[chosen], pool.source[chosen], pool.risk[chosen])
-    return Proposals(*map(np.concatenate, zip(first, new, strict=True)))
+    order = [k for k in np.argsort(pool.hope, kind="stable").tolist() if k not in chosen]
+    left = apart(pool.quarter, order, PROMISING, NICHE)
+    return Round(joined(first, _proposals(pool, chosen)), _proposals(pool, left))
+
+
+def _proposals(pool: Pool, rows: Sequence[int]) -> Proposals:
+    chosen = list(rows)
+    return Proposals(pool.quarter[chosen], pool.source[chosen], pool.hope[chosen])
+
+
+def joined(one: T, other: T) -> T:
+    """Return two sets of proposals, or two pools, as one."""
+    return type(one)(*map(np.concatenate, zip(one, other, strict=True)))
 
 
 def nearest(known: Known, goal: Goal) -> Proposals:
@@ -153,7 +185,7 @@ def known_designs(goal: Goal, history: History, library: Library) -> Known:
     )
 
 
-def fresh(quarter: NDArray, seen: set[bytes]) -> bool:
+def is_fresh(quarter: NDArray, seen: set[bytes]) -> bool:
     """Return whether a design is a new one, and remember it and its shift by half a period."""
     if quarter.tobytes() in seen:
         return False
@@ -174,27 +206,70 @@ def drawn_designs(
 
 
 def choose_parents(known: Known, pool: Pool) -> list[NDArray]:
-    """Choose the designs that the next generation comes from: the best of both."""
+    """Choose the designs that the next generation comes from.
+
+    Half of them are surely good, because they or designs like them have been simulated. The other
+    half may be: by their predicted curve alone, and different from each other. Without these a
+    search ends at the best of what it has begun with.
+    """
     quarter = np.concatenate([known.quarter, pool.quarter])
-    best = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable")
-    return [quarter[k] for k in best[:PARENTS]]
+    sure = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable").tolist()
+    maybe = np.argsort(np.concatenate([known.score, pool.hope]), kind="stable").tolist()
+    chosen = sure[: PARENTS // 2]
+    chosen += apart(quarter, maybe, PARENTS - len(chosen), NICHE)
+    return [quarter[k] for k in chosen]
 
 
 def choose(pool: Pool, goal: Goal, count: int) -> list[int]:
-    """Choose designs that may be much better than what is known, and as many that surely are good.
+    """Choose designs to simulate: the most hopeful ones, the largest gains, the surest ones.
 
     They keep to the limits of the goal, and differ from each other.
     """
     chosen: list[int] = []
-    for order, wanted in ((np.argsort(-pool.gain), count // 2), (np.argsort(pool.risk), count)):
-        for k in order.tolist():
-            if len(chosen) == wanted:
-                break
-            image = pool.quarter[k]
-            apart = [np.count_nonzero(image != pool.quarter[other]) for other in chosen]
-            if min(apart, default=APART) >= APART and not violation(goal, image):
-                chosen.append(k)
+    hope, gain, risk = (np.argsort(v, kind="stable") for v in (pool.hope, -pool.gain, pool.risk))
+    for order, part, pixels in ((hope, 0.4, NICHE), (gain, 0.3, DIFFERENT), (risk, 1, DIFFERENT)):
+        wanted = min(round(part * count), count - len(chosen))
+        chosen += apart(pool.quarter, order.tolist(), wanted, pixels, goal, chosen)
     return chosen
+
+
+def apart(
+    quarter: NDArray,
+    order: Sequence[int],
+    count: int,
+    pixels: int,
+    goal: Goal | None = None,
+    chosen: Sequence[int] = (),
+) -> list[int]:
+    """Choose designs that differ from each other, and keep to the limits of a goal.
+
+    Parameters
+    ----------
+    quarter
+        (n, 48, 48).
+    order
+        Rows, the best one first.
+    count
+        At most so many.
+    pixels
+        By which each differs from all others, and from those ``chosen`` before, wherever the
+        quarter begins.
+    """
+    found: list[int] = []
+    for k in order:
+        if len(found) == count:
+            break
+        others = quarter[[*chosen, *found]]
+        differing = [np.count_nonzero(others != flip, axis=(1, 2)) for flip in _flips(quarter[k])]
+        if np.min(differing, initial=pixels) >= pixels and not (
+            goal is not None and violation(goal, quarter[k])
+        ):
+            found.append(k)
+    return found
+
+
+def _flips(image: NDArray) -> tuple[NDArray, NDArray]:
+    return image, image[:, ::-1]
 
 
 def violation(goal: Goal, quarter: NDArray, plastic_strain: float | None = None) -> str:
@@ -209,7 +284,7 @@ def violation(goal: Goal, quarter: NDArray, plastic_strain: float | None = None)
 
 
 def write_proposals(
-    folder: Path, proposals: Proposals, first: int, config: cfg.Config, record: dict[str, Any]
+    folder: Path, new_round: Round, first: int, config: cfg.Config, record: dict[str, Any]
 ) -> None:
     """Write the designs of a round: all in one file, and in shards for the finite elements.
 
@@ -219,8 +294,8 @@ def write_proposals(
         Becomes ``proposals.npz`` with what is expected of the designs, and ``0000.npz``,
         ``0001.npz`` ... in the format of the random designs, as many as a whole round needs: the
         last ones hold no design where there are fewer.
-    proposals
-        At most ``search.batch``.
+    new_round
+        At most ``search.batch`` proposals.
     first
         Number of the first design.
     config
@@ -228,11 +303,12 @@ def write_proposals(
     record
         What made them (:mod:`crumple.provenance`).
     """
-    size = config.search.shard_size
+    size, (proposals, promising) = config.search.shard_size, new_round
     index = first + np.arange(len(proposals.quarter))
     with atomic_path(folder) as new:
         new.mkdir()
-        everything = {"index": index, **proposals._asdict()}
+        everything = {"index": index, **proposals._asdict(), "promising": promising.quarter}
+        everything["promising_source"] = promising.source
         save_npz(new / PROPOSED, made_by=json.dumps(record), **everything)
         for shard in range(-(-config.search.batch // size)):
             rows = slice(shard * size, (shard + 1) * size)

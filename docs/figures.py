@@ -217,7 +217,7 @@ def draw_body(axes: Axes, moving: Body, frame: int, strain: float, limit: float)
         drawing = axes.tripcolor(
             *place.T,
             moving.triangles,
-            moving.stress[frame],
+            moving.value[frame],
             shading="gouraud",
             cmap=STRESS,
             vmin=-limit,

@@ -1,18 +1,23 @@
-"""A small made-up data set, model log and verified candidates in the formats of the stages."""
+"""A small made-up data set, model log, verified candidates and search, as the stages write them."""
 
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import zarr
+from PIL import Image
 
 from crumple import candidates as candidates_store
 from crumple import dataset, designs, evaluation, metrics, provenance, report, topology
-from crumple.atomic import save_npz
+from crumple.atomic import save_npz, save_record
 from crumple.config import Config
+from crumple.goals import read_goals
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.library import read_library, write_library
+from crumple.library import Library, read_library, save_library, write_library
+from crumple.search import choice, result
+from crumple.search.history import read_history
 
 
 def curve(stiffness: float, softening: float, strain: np.ndarray) -> np.ndarray:
@@ -245,3 +250,135 @@ def write_run_report(
     files = paths["dataset"], model, paths["generated"], evaluated
     report.write_report(*files, *parts, out, **models)
     return out
+
+
+# --- a search ------------------------------------------------------------------------------------
+
+
+def write_rounds(
+    folder: Path, goal, quarters, curves, config=None, each=4, **columns
+) -> list[Path]:
+    """Results of the rounds of a search, some designs each; ``columns`` of the history by name."""
+    curves = np.asarray(curves, float)
+    known = np.isfinite(curves).all(axis=1)
+    record = shard_record(config or Config(), [], [])
+    paths = []
+    every = {
+        "index": np.arange(len(curves)),
+        "quarter": np.array(quarters, np.uint8),
+        "curve_stress": curves,
+        "status": np.where(known, "ok", "not converged: at 12 % strain"),
+        "violation": np.full(len(curves), "", "U100"),
+        "error": goal.error(curves),
+        "source": np.where(np.arange(len(curves)) % 2, "wave", "dent"),
+        "predicted_error": np.full(len(curves), np.nan),
+    } | columns
+    for number, start in enumerate(range(0, len(curves), each)):
+        rows = {name: values[start : start + each] for name, values in every.items()}
+        hashed = provenance.hash_designs(rows["index"], rows["quarter"])
+        made = record | {"stage": "collect", "inputs": {"designs": hashed}}
+        paths.append(folder / f"rounds/{number:03d}/results.npz")
+        save_npz(paths[-1], made_by=json.dumps(made), **rows)
+    return paths
+
+
+def write_winner(folder: Path, goal, rounds, plastic_strain: float = 0.8) -> Path:
+    """What `crumple winner` leaves, without the finite elements: pixels that are pressed flat."""
+    history = read_history(rounds)
+    chosen = choice.choose(history)
+    for number, place in enumerate(chosen):
+        part = folder / (result.runner_up(number) if number else result.WINNER)
+        cell = designs.mirror(history.quarter[place])
+        measures = [cell.mean(), 3.2, 4.1, plastic_strain]
+        fields = pixel_mesh(cell[::2, ::2], history.curve_stress[place])
+        save_npz(
+            part / result.FIELDS_FILE,
+            index=history.index[place],
+            quarter=history.quarter[place],
+            curve_stress=history.curve_stress[place],
+            measures=np.array(measures),
+            **fields,
+        )
+        Image.fromarray(255 * (1 - cell)).save(part / result.DESIGN)
+    (folder / result.EXPORTS).mkdir()
+    (folder / result.EXPORTS / "design.svg").write_text("<svg/>")
+    write_sensitivity(folder / result.SENSITIVITY, goal, history.curve_stress[chosen[0]])
+    made = {"cell_size": 10.0, "thickness": 5.0, "tiles": [2, 3]}
+    record = {
+        "stage": "winner",
+        "settings": provenance.stages_of(Config(), provenance.PHYSICS) | {"export": made},
+        "inputs": {"rounds": provenance.fingerprint(rounds), "goal": choice.goal_hash(goal)},
+        "versions": dataset.versions(),
+    }
+    save_record(folder, record)
+    return folder
+
+
+def pixel_mesh(solid: np.ndarray, curve_stress: np.ndarray) -> dict[str, np.ndarray]:
+    """Mesh and fields of a cell of square elements that is shortened evenly."""
+    n = len(solid)
+    i, j = np.nonzero(solid)
+    below, above = (i + 1) * (n + 1) + j, i * (n + 1) + j
+    used, cells = np.unique(
+        np.stack([below, below + 1, above + 1, above], axis=1), return_inverse=True
+    )
+    nodes = np.stack([used % (n + 1) / n, 1 - used // (n + 1) / n], axis=1)
+    strain = FRAME_STRAIN[:, None]
+    stress = np.interp(FRAME_STRAIN, CURVE_STRAIN, curve_stress)[:, None] / solid.mean()
+    return {
+        "nodes": nodes,
+        "cells": cells.reshape(-1, 4),
+        "displacement": np.stack([0 * strain * nodes[:, 0], -strain * nodes[:, 1]], axis=-1),
+        "vertical_stress": -stress * (1 + 0.3 * nodes[:, 0]),
+        "plastic_strain": 4 * strain * nodes[:, 1],
+    }
+
+
+def write_sensitivity(folder: Path, goal, stress: np.ndarray) -> None:
+    """Table and curves of `crumple sensitivity`; the last variant has failed."""
+    factors = {
+        "nominal": 1.0,
+        "finer mesh, h = 0.01": 0.99,
+        "lubricated platens": 0.8,
+        "outline -0.25 px": np.nan,
+    }
+    curves = {name: stress * factor for name, factor in factors.items()}
+    every = np.array(list(curves.values()))
+    rows = {
+        "variant": list(curves),
+        "nrmse_nominal": metrics.nrmse(every, stress),
+        f"error_{goal.name}": goal.error(every),
+        "stress_20": every[:, -1],
+        "energy": every.mean(axis=1) * 0.2,
+        "plastic_strain": 0.8 * every[:, -1] / stress[-1],
+        "status": ["ok", "ok", "ok", "a strut of 0.4 px is lost"],
+    }
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / result.TABLE, index=False)
+    table = pd.DataFrame({"strain (1)": CURVE_STRAIN} | curves)
+    table.to_csv(folder / result.CURVES, index=False)
+
+
+def write_search(folder: Path, text: str, factors, **columns) -> list[str]:
+    """A search for the goal of a YAML file; returns the arguments of `crumple design-page`.
+
+    The curves are one curve times the factors.
+    """
+    target = folder / "mine.yaml"
+    target.write_text(text)
+    goal = read_goals([target])[0]
+    quarters = [designs.sample(0, k, Config().designs).quarter for k in range(len(factors))]
+    curves = [curve(0.5, 0.2, CURVE_STRAIN) * factor for factor in factors]
+    rounds = write_rounds(folder, goal, quarters, curves, **columns)
+    winner = write_winner(folder / "best of it", goal, rounds)
+    known = [k for k, factor in enumerate(factors) if np.isfinite(factor)]
+    library = folder / "library.npz"
+    record = shard_record(Config(), [], []) | {"stage": "library", "versions": {}}
+    stress = 1.1 * np.array([curves[k] for k in known])
+    index, quarter = np.array(known) + 100, np.array([quarters[k] for k in known])
+    record["inputs"] = {"designs": provenance.hash_designs(index, quarter)}
+    save_library(library, Library(index, quarter, stress, record))
+    options = {"--targets": target, "--winner": winner, "--library": library}
+    options |= {"--out": folder / "index.html"}
+    words = [str(word) for pair in options.items() for word in pair]
+    return ["design-page", *words, "--rounds", *map(str, rounds)]

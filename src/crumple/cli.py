@@ -240,15 +240,19 @@ def _add_export(commands) -> None:
     parser = _stage(commands, "export", help, _export)
     parser.add_argument("design", type=Path, help="PNG or npz, 48x48 (a quarter) or 96x96, binary")
     parser.add_argument("--cell-size", required=True, metavar="MM", help="side of a cell")
-    parser.add_argument("--thickness", metavar="MM", help="by default the side of a cell")
-    parser.add_argument(
-        "--tiles", default="1x1", metavar="NxM", help="columns x rows of cells; default 1x1"
-    )
+    _add_block(parser)
     parser.add_argument(
         "--formats",
         default="svg,dxf,stl,inp",
         help="of svg, dxf, stl (extruded), inp (Abaqus, CalculiX), vtu (simulated states for "
         "ParaView); default svg,dxf,stl,inp",
+    )
+
+
+def _add_block(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--thickness", metavar="MM", help="by default the side of a cell")
+    parser.add_argument(
+        "--tiles", default="1x1", metavar="NxM", help="columns x rows of cells; default 1x1"
     )
 
 
@@ -512,6 +516,63 @@ def _generate(args: argparse.Namespace) -> None:
     run(args.processes, lambda: generate(config, models, args.targets, args.out))
 
 
+def _add_winner(commands) -> None:
+    help = "simulate the best designs of a search again: fields, sensitivity, exports"
+    parser = _stage(commands, "winner", help, _winner)
+    _add_search(parser)
+    help = "side of a cell, for the exports; by default that of the goal, or 10 mm"
+    parser.add_argument("--cell-size", metavar="MM", help=help)
+    _add_block(parser)
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    help = "results of the rounds (npz), in their order"
+    parser.add_argument("--rounds", type=Path, nargs="+", required=True, help=help)
+    help = "what was searched for, YAML or CSV"
+    parser.add_argument("--targets", type=Path, nargs="+", required=True, help=help)
+    help = "which of several targets"
+    parser.add_argument("--goal", metavar="NAME", help=help)
+
+
+def _winner(args: argparse.Namespace) -> None:
+    from crumple.exports import parse_tiles
+    from crumple.search.winner import write_winner
+
+    size = _millimetres("--cell-size", args.cell_size) if args.cell_size else None
+    thickness = _millimetres("--thickness", args.thickness) if args.thickness else None
+    tiles = parse_tiles(args.tiles)
+    config, rounds = _settings(args), args.rounds
+    write_winner(config, rounds, args.targets, args.goal, args.out, size, thickness, tiles)
+
+
+def _add_design_page(commands) -> None:
+    help = "write the result of a search as one HTML page"
+    parser = commands.add_parser("design-page", help=help, description=help)
+    _add_search(parser)
+    help = "folder of `crumple winner`; the page links to its files"
+    parser.add_argument("--winner", type=Path, required=True, metavar="FOLDER", help=help)
+    help = "file of `crumple library`, whose best match is shown; default: that of the package"
+    parser.add_argument("--library", type=Path, metavar="FILE", help=help)
+    help = "error at which the goal counts as met; default 0.01"
+    parser.add_argument("--tolerance", type=float, default=0.01, help=help)
+    parser.add_argument("--out", type=Path, required=True, help="where the page goes (html)")
+    parser.set_defaults(handler=_design_page)
+
+
+def _design_page(args: argparse.Namespace) -> None:
+    from crumple.search.page import write_design_page
+
+    write_design_page(
+        args.rounds,
+        args.targets,
+        args.goal,
+        args.winner,
+        args.library,
+        args.tolerance,
+        args.out,
+    )
+
+
 def _add_lookup(commands) -> None:
     help = "find the best matches of target curves in a library of simulated designs"
     parser = commands.add_parser("lookup", help=help, description=help)
@@ -641,16 +702,18 @@ def _add_collect(commands) -> None:
     parser = commands.add_parser("collect", help=help, description=help)
     parser.add_argument("goals", type=Path, nargs="+", metavar="GOAL", help="as for `propose`")
     parser.add_argument("--name", required=True, help="which of the goals")
-    parser.add_argument("--designs", type=Path, required=True, help="folder of `propose`")
+    help = "proposals.npz of the folder that `crumple propose` has written"
+    parser.add_argument("--proposals", type=Path, required=True, metavar="FILE", help=help)
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="made from them")
     parser.add_argument("--out", type=Path, required=True, help="where the result goes")
     parser.set_defaults(handler=_collect)
 
 
 def _collect(args: argparse.Namespace) -> None:
-    from crumple.search.collecting import collect_named
+    from crumple.search.choice import one_goal
+    from crumple.search.collecting import collect
 
-    collect_named(args.goals, args.name, args.designs, args.shards, args.out)
+    collect(one_goal(args.goals, args.name), args.proposals, args.shards, args.out)
 
 
 COMMANDS = (
@@ -680,6 +743,8 @@ COMMANDS = (
     _add_shard,
     _add_serve_shards,
     _add_collect,
+    _add_winner,
+    _add_design_page,
     _add_targets,
     _add_check_goal,
     _add_extract,

@@ -658,7 +658,10 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "propose": (
         *("seed", "designs.side_fraction", "designs.islands", "mesh", "material", "contact"),
         *("loading", "generation"),
-        *(f"search.{name}" for name in ("budget", "batch", "shard_size", "screened", "generations")),
+        *(
+            f"search.{name}"
+            for name in ("budget", "batch", "shard_size", "screened", "generations")
+        ),
     ),
     "shard": ("mesh", "material", "contact", "loading", "fields"),
     "collect": (),

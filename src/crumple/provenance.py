@@ -114,11 +114,6 @@ def hash_designs(index: NDArray | Sequence[int], quarter: NDArray | Sequence[NDA
     return total.hexdigest()
 
 
-def hash_text(text: str) -> str:
-    """Return the SHA-256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def hash_file(path: str | Path) -> str:
     """Return the SHA-256 of a file."""
     with Path(path).open("rb") as file:

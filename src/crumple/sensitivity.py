@@ -177,23 +177,10 @@ def sensitivity(config: Config, design: Path, targets: Sequence[Path], out: Path
         strain.
     """
     out = claim(out, "sensitivity", folder=True)
-    cell, goals, chosen = read_design(design), read_goals(targets), variants(config)
-    steps = simulate_variants(cell, chosen, design)
-    outcomes = []
-    for outcome in progress(steps, len(chosen), "sensitivity", "variant"):
-        outcomes.append(outcome)
-        if outcomes[0].status != "ok":
-            raise UserError(f"{design} as it is cannot be simulated: {outcomes[0].status}")
-    rows = table(outcomes, goals)
-    curves = pd.DataFrame({o.variant.name: o.stress for o in outcomes})
-    curves.insert(0, "strain (1)", CURVE_STRAIN)
-    nearest = min(goals, key=lambda goal: rows[f"error_{goal.name}"][0], default=None)
+    cell, goals = read_design(design), read_goals(targets)
+    outcomes = simulate_all(config, cell, design)
     with atomic_path(out) as folder:
-        folder.mkdir()
-        rows.to_csv(folder / TABLE, index=False, float_format="%.5g", lineterminator="\n")
-        curves.to_csv(folder / CURVES, index=False, float_format="%.6g", lineterminator="\n")
-        target = panel(nearest, None) if nearest else None
-        sensitivity_figure(folder / PICTURE, rows, curves, target)
+        rows = write_outcomes(folder, outcomes, goals)
         record = {
             "stage": "sensitivity",
             "settings": stages_of(config, PHYSICS),
@@ -206,6 +193,43 @@ def sensitivity(config: Config, design: Path, targets: Sequence[Path], out: Path
     for goal in goals:
         for violation in goal.violations(measures):
             print(f"{goal.name}: {violation}")
+
+
+def simulate_all(config: Config, cell: NDArray, design: Path) -> list[Outcome]:
+    """Simulate a design in all variants; parameters as in :func:`simulate_variants`.
+
+    Raises
+    ------
+    UserError
+        When the design as it is does not reach the last strain.
+    """
+    chosen = variants(config)
+    steps = simulate_variants(cell, chosen, design)
+    outcomes = []
+    for outcome in progress(steps, len(chosen), "sensitivity", "variant"):
+        outcomes.append(outcome)
+        if outcomes[0].status != "ok":
+            raise UserError(f"{design} as it is cannot be simulated: {outcomes[0].status}")
+    return outcomes
+
+
+def write_outcomes(
+    folder: Path, outcomes: Sequence[Outcome], goals: Sequence[Goal]
+) -> pd.DataFrame:
+    """Write ``TABLE``, ``CURVES`` and ``PICTURE`` into a new folder; return the :func:`table`.
+
+    The goal that the design is nearest to is drawn.
+    """
+    rows = table(outcomes, goals)
+    curves = pd.DataFrame({o.variant.name: o.stress for o in outcomes})
+    curves.insert(0, "strain (1)", CURVE_STRAIN)
+    nearest = min(goals, key=lambda goal: rows[f"error_{goal.name}"][0], default=None)
+    folder.mkdir()
+    rows.to_csv(folder / TABLE, index=False, float_format="%.5g", lineterminator="\n")
+    curves.to_csv(folder / CURVES, index=False, float_format="%.6g", lineterminator="\n")
+    target = panel(nearest, None) if nearest else None
+    sensitivity_figure(folder / PICTURE, rows, curves, target)
+    return rows
 
 
 def _lines(rows: pd.DataFrame, goals: Sequence[Goal]) -> Iterator[str]:

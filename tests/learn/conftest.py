@@ -1,10 +1,11 @@
-"""What the tests of the diffusion model share: a made-up data set and a very small model."""
+"""What these tests share: a made-up data set, a very small model, and a browser."""
 
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
 
+import browsing
 import synthetic
 from crumple.config import Config
 
@@ -42,6 +43,14 @@ def manifest(tmp_path_factory) -> Path:
 def settings() -> Config:
     """Settings of a run that takes seconds."""
     return Config.model_validate(SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """A headless browser; see :mod:`browsing`."""
+    driver = browsing.start(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture(autouse=True)

@@ -1,31 +1,12 @@
 """The report in a real browser: pictures load, nothing complains, sorting and animation work."""
 
-import shutil
 import time
 
 import pytest
 
 import synthetic
+from browsing import FILLED_ROWS, wait_for
 from crumple.library import MODELS, packaged
-
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium, chromedriver")
-
-
-FILLED_ROWS = """
-function filled(canvas) {  // part of the rows in which something is drawn
-  const copy = Object.assign(document.createElement('canvas'),
-                             {width: canvas.width, height: canvas.height});
-  const context = copy.getContext('2d', {willReadFrequently: true});
-  context.drawImage(canvas, 0, 0);
-  const words = new Uint32Array(context.getImageData(0, 0, copy.width, copy.height).data.buffer);
-  let rows = 0;
-  for (let j = 0; j < copy.height; j++)
-    rows += words.subarray(j * copy.width, (j + 1) * copy.width).some((word) => word !== 0);
-  return rows / copy.height;
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -35,34 +16,11 @@ def report(tmp_path_factory):
     return synthetic.write_run_report(paths, folder / "evaluation", folder / "report.html")
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    switches = "headless no-sandbox disable-gpu no-first-run disable-background-networking"
-    switches += " disable-component-update disable-sync window-size=1300,1000"
-    for switch in [*switches.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"]:
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def page(browser, report):
     browser.get(report.as_uri())
     yield browser
     assert browser.get_log("browser") == []
-
-
-def wait_for(page, script, seconds=20):
-    """Poll a script until it returns something true."""
-    end = time.monotonic() + seconds
-    while not (value := page.execute_script(f"return {script}")):
-        assert time.monotonic() < end, f"{script} stayed {value!r}"
-        time.sleep(0.05)
-    return value
 
 
 def test_console_log_would_show_an_error(browser, report, tmp_path):
@@ -142,7 +100,7 @@ def test_the_animation_draws_both_bodies(page):
         "document.querySelector('article.target').scrollIntoView({behavior: 'instant'})"
     )
     wait_for(page, "document.querySelectorAll('canvas[data-drawn]').length >= 2")
-    pane = "document.querySelector('.candidate[data-fe]:not([hidden])')"
+    pane = "document.querySelector('.candidate:has(canvas):not([hidden])')"
 
     def filled_rows(strain):
         page.execute_script(
@@ -162,7 +120,7 @@ def test_the_animation_draws_both_bodies(page):
 
 
 def test_play_moves_the_slider_and_stops(page):
-    pane = "document.querySelector('.candidate[data-fe]:not([hidden])')"
+    pane = "document.querySelector('.candidate:has(canvas):not([hidden])')"
     page.execute_script(f"{pane}.scrollIntoView({{behavior: 'instant'}})")
     value = f"Number({pane}.querySelector('input').value)"
     wait_for(page, f"{value} > 0.01 && {value} < 0.15")  # begins by itself

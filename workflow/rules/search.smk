@@ -78,11 +78,10 @@ rule collect:
         runtime=5,
     params:
         name=name_of_goal,
-        designs=lambda wildcards, input: os.path.dirname(input.designs),
     message:
         "collect the results of round {wildcards.round} for {wildcards.goal}"
     shell:
-        "learn collect {input.goals:q} --name {params.name:q} --designs {params.designs:q}"
+        "learn collect {input.goals:q} --name {params.name:q} --proposals {input.designs}"
         " --shards {input.shards} --out {output} &> {log}"
 
 

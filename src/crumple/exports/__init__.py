@@ -68,20 +68,7 @@ def export_design(
     region = tile(cell, tiles, cell_size)
     with atomic_path(out) as folder:
         folder.mkdir()
-        base, title = folder / design.stem, f"{design.name}, cells of {cell_size:g} mm"
-        if "svg" in formats:
-            base.with_suffix(".svg").write_text(svg(region, title), encoding="utf-8")
-        if "dxf" in formats:
-            base.with_suffix(".dxf").write_text(dxf(region), encoding="utf-8")
-        if "stl" in formats:
-            base.with_suffix(".stl").write_bytes(stl(region, thickness))
-        if "inp" in formats or "vtu" in formats:
-            mesh = mesh_design(config, cell, design)
-        if "inp" in formats:
-            text = input_file(mesh, config, cell_size, thickness, title)
-            base.with_suffix(".inp").write_text(text, encoding="utf-8")
-        if "vtu" in formats:
-            _write_states(compress(mesh.nodes, mesh.cells, config), design, folder)
+        write_formats(config, cell, region, thickness, formats, design, folder)
         made = {"cell_size": cell_size, "thickness": thickness, "tiles": list(tiles)}
         record = {
             "stage": "export",
@@ -90,6 +77,56 @@ def export_design(
         }
         save_record(folder, record)
     print(_summary(cell, region, thickness), f"written to {out}", sep="\n")
+
+
+def write_formats(
+    config: Config,
+    cell: np.ndarray,
+    region: Region,
+    thickness: float,
+    formats: Sequence[str],
+    design: Path,
+    folder: Path,
+) -> None:
+    """Write a design in some formats into a folder.
+
+    Parameters
+    ----------
+    config
+        Settings; ``mesh``, ``material``, ``contact`` and ``loading`` count for ``inp`` and ``vtu``.
+    cell
+        (96, 96), 1 solid, row 0 = top.
+    region
+        Its solid, :func:`crumple.exports.regions.tile`.
+    thickness
+        mm.
+    formats
+        Some of ``FORMATS``.
+    design
+        What messages call it; its name is that of the files, but for their suffix.
+    folder
+        Where they go.
+
+    Raises
+    ------
+    UserError
+        When the design cannot be extruded or meshed.
+    """
+    base = folder / design.name
+    title = f"{design.name}, cells of {region.cell_size:g} mm"
+    if "svg" in formats:
+        base.with_suffix(".svg").write_text(svg(region, title), encoding="utf-8")
+    if "dxf" in formats:
+        base.with_suffix(".dxf").write_text(dxf(region), encoding="utf-8")
+    if "stl" in formats:
+        base.with_suffix(".stl").write_bytes(stl(region, thickness))
+    if "inp" in formats or "vtu" in formats:
+        mesh = mesh_design(config, cell, design)
+    if "inp" in formats:
+        text = input_file(mesh, config, region.cell_size, thickness, title)
+        base.with_suffix(".inp").write_text(text, encoding="utf-8")
+    if "vtu" in formats:
+        _write_states(compress(mesh.nodes, mesh.cells, config), design, folder)
 
 
 def parse_tiles(text: str) -> Tiles:

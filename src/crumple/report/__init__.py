@@ -67,7 +67,9 @@ def write_report(
     shown, packed = articles(run, background)
     strain, results = run.results.frame_strain, run.results
     html = page.render(
-        run=run.name,
+        title=run.name,
+        kicker=f"run {run.name}",
+        heading="Designs for a given stress–strain curve",
         sections=[name for name in sections.SECTIONS if name != "training" or run.learners],
         strain=strain,
         overview=sections.overview(run),
@@ -82,7 +84,7 @@ def write_report(
         animation={
             "frame_strain": strain,
             "length_unit": LENGTH_UNIT,
-            "stops": page.STOPS,
+            "stops": {"stress": page.STOPS},
             "packed": packed,
         },
     )

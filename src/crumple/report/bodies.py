@@ -17,7 +17,7 @@ from scipy import sparse
 SOFTENING_PASSES = 2
 STRESS_QUANTILE = 0.995  # of the solid pixels: where the colour scale ends
 LENGTH_UNIT = 1 / 2048  # of the packed coordinates, in cell sides
-STRESS_LEVELS = 127  # packed stress runs from -127 to 127 at the limits of the colour scale
+LEVELS = 127  # packed values run from -127 to 127 between the limits of the colour scale
 
 # Corners of a grid cell: 0 upper left, 1 upper right, 2 lower right, 3 lower left; 4 + k is the
 # mid-point of the edge from corner k to the next. Polygons by the bits of the solid corners;
@@ -44,10 +44,10 @@ _CORNERS = np.array([(0, 0), (0, 1), (1, 1), (1, 0)])  # (row, column) from the 
 
 
 class Body(NamedTuple):
-    """Triangles that move: cell sides and MPa, y up."""
+    """Triangles that move, with a value that colours them: cell sides, y up."""
 
     position: np.ndarray  # (frames, vertices, 2) deformed
-    stress: np.ndarray  # (frames, vertices) sigma_22
+    value: np.ndarray  # (frames, vertices), of pixel frames sigma_22 in MPa
     triangles: np.ndarray  # (triangles, 3)
     outline: np.ndarray  # (edges, 2) sides of triangles along the outline
 
@@ -162,6 +162,36 @@ def _soften(values: np.ndarray, outline: np.ndarray) -> np.ndarray:
     return values
 
 
+def mesh_body(
+    nodes: np.ndarray, cells: np.ndarray, displacement: np.ndarray, value: np.ndarray
+) -> Body:
+    """Move the quadrilaterals of a mesh, each as two triangles.
+
+    The outline leaves out the sides of the cell, where the solid goes on or a platen lies.
+
+    Parameters
+    ----------
+    nodes
+        ``(vertices, 2)`` undeformed, in cell sides, y up.
+    cells
+        ``(quadrilaterals, 4)``, counter-clockwise.
+    displacement
+        ``(frames, vertices, 2)`` in cell sides.
+    value
+        ``(frames, vertices)`` what colours them.
+    """
+    cells = np.asarray(cells)
+    triangles = cells[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+    sides = cells[:, [0, 1, 1, 2, 2, 3, 3, 0]].reshape(-1, 2)
+    _, place, count = np.unique(np.sort(sides), axis=0, return_index=True, return_counts=True)
+    outline = sides[np.sort(place[count == 1])]
+    one, other = nodes[outline[:, 0]], nodes[outline[:, 1]]
+    at_side = [np.isclose(end, edge, rtol=0, atol=1e-9) for edge in (0, 1) for end in (one, other)]
+    inside = ~((at_side[0] & at_side[1]) | (at_side[2] & at_side[3])).any(axis=1)
+    outline = outline[inside]
+    return Body(nodes + displacement, value, triangles, outline)
+
+
 def stress_limit(s22: np.ndarray) -> float:
     """Return the end of a symmetric colour scale, in MPa, rounded up to 5."""
     stress = np.abs(np.asarray(s22, np.float32))
@@ -170,24 +200,24 @@ def stress_limit(s22: np.ndarray) -> float:
     return float(5.0 * np.ceil(high / 5))
 
 
-def pack(moving: Body, stress_limit: float) -> dict[str, int | str]:
+def pack(moving: Body, low: float, high: float) -> dict[str, int | str]:
     """Pack a body for the page: integers, differences along the vertices, deflated, base64.
 
     Parameters
     ----------
     moving
         The body.
-    stress_limit
-        MPa at the ends of the colour scale; stresses beyond it are cut.
+    low, high
+        Values at the ends of the colour scale; what is beyond them is cut.
 
     Returns
     -------
     dict
         ``frames``, ``vertices``, ``triangles``, ``edges`` (counts) and ``data``, the little-endian
-        16-bit positions (in ``LENGTH_UNIT``), 16-bit triangles and outline, and 8-bit stresses.
+        16-bit positions (in ``LENGTH_UNIT``), 16-bit triangles and outline, and 8-bit values.
     """
     position = np.round(moving.position / LENGTH_UNIT).astype(np.int64).transpose(0, 2, 1)
-    level = np.clip(moving.stress / stress_limit, -1, 1) * STRESS_LEVELS
+    level = np.clip(2 * (moving.value - low) / (high - low) - 1, -1, 1) * LEVELS
     parts = [
         _differences(position, "<i2"),
         _differences(moving.triangles.ravel(), "<i2"),

@@ -24,6 +24,15 @@ class Line(NamedTuple):
     spread: Values | None = None  # half the height of a band around it
 
 
+class Dots(NamedTuple):
+    """Points that aren't joined; ``kind`` is the CSS class that gives them their look."""
+
+    kind: str
+    x: Values
+    y: Values
+    labels: Sequence[str] = ()  # what the page says of each under the pointer
+
+
 class Axis(NamedTuple):
     """Label, range and scale of an axis."""
 
@@ -48,6 +57,15 @@ class Shape(NamedTuple):
     points: str  # as SVG has them
 
 
+class Dot(NamedTuple):
+    """A point in SVG units."""
+
+    label: str
+    kind: str
+    x: float
+    y: float
+
+
 class Chart(NamedTuple):
     """What the template draws; positions in SVG units."""
 
@@ -61,6 +79,7 @@ class Chart(NamedTuple):
     background: list[Shape]
     bands: list[Shape]
     lines: list[Shape]
+    dots: list[Dot]
     cursor: bool
     data: dict[str, Any]  # for the script: values under the pointer
 
@@ -97,6 +116,7 @@ def chart(
     y: Axis,
     *,
     background: Sequence[Line] = (),
+    dots: Sequence[Dots] = (),
     size: tuple[int, int] = (460, 320),
     cursor: bool = False,
     title: str = "",
@@ -111,6 +131,8 @@ def chart(
         The axes; y may be logarithmic.
     background
         Curves that are only drawn, under the others.
+    dots
+        Points, over the curves; those that aren't known are left out.
     size
         Width and height in SVG units.
     cursor
@@ -137,6 +159,15 @@ def chart(
         points = _points(np.r_[places, places[::-1]], np.r_[high, low[::-1]])
         return Shape(line.label, line.kind, points)
 
+    def points(group: Dots) -> list[Dot]:
+        labels = group.labels or [""] * len(group.x)
+        places = zip(labels, across(group.x), down(group.y), strict=True)
+        return [
+            Dot(label, group.kind, float(a), float(b))
+            for label, a, b in places
+            if math.isfinite(a + b)
+        ]
+
     return Chart(
         title=title,
         size=size,
@@ -148,6 +179,7 @@ def chart(
         background=[shape(line) for line in background],
         bands=[band(line) for line in lines if line.spread is not None],
         lines=[shape(line) for line in lines],
+        dots=[dot for group in dots for dot in points(group)],
         cursor=cursor,
         data={
             "plot": [LEFT, TOP, width, height],

@@ -1,16 +1,18 @@
 """The page: templates filled with what the sections say.
 
 ``templates/page.html`` is the frame, a template per section stands beside it, and ``macros.html``
-has what they share. Everything that is put into a template is escaped.
+has what they share. Another package can have sections of its own for another page: its templates
+come first. Everything that is put into a template is escaped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from crumple.report.words import percent
@@ -27,10 +29,10 @@ STOPS = [  # compression, unloaded, tension: blue to sand to red
 
 
 @cache
-def environment() -> Environment:
-    """Return the templates of the page."""
+def environment(package: str = "crumple.report") -> Environment:
+    """Return the templates of a page: those of a package, and the report's."""
     templates = Environment(
-        loader=PackageLoader("crumple.report"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("crumple.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -39,9 +41,7 @@ def environment() -> Environment:
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     templates.filters["percent"] = percent
     templates.globals["asset"] = asset
-    templates.globals["colour_scale"] = (
-        "linear-gradient(90deg," + ",".join(f"rgb{stop}" for stop in STOPS) + ")"
-    )
+    templates.globals["gradient"] = gradient
     return templates
 
 
@@ -51,6 +51,11 @@ def asset(name: str) -> Markup:
     return Markup(text)
 
 
-def render(**content: Any) -> str:
-    """Return the page as HTML."""
-    return environment().get_template("page.html").render(**content)
+def gradient(stops: Sequence[tuple[int, int, int]] = STOPS) -> str:
+    """Return a colour scale as CSS has it."""
+    return "linear-gradient(90deg," + ",".join(f"rgb{stop}" for stop in stops) + ")"
+
+
+def render(package: str = "crumple.report", **content: Any) -> str:
+    """Return the page of a package as HTML."""
+    return environment(package).get_template("page.html").render(**content)

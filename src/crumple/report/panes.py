@@ -166,7 +166,7 @@ def _bodies(run: Run, candidate: CandidateRow) -> tuple[float, dict[str, dict[st
         frames = simulated.shard["frames"][simulated.row, :, :3]
         moving["fe"] = body(simulated.shard["solid"][simulated.row], frames)
         limit = stress_limit(frames[:, 2])
-    return limit, {side: pack(shape, limit) for side, shape in moving.items()}
+    return limit, {side: pack(shape, -limit, limit) for side, shape in moving.items()}
 
 
 # --- one candidate -------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import numpy as np
 from crumple.atomic import claim, save_npz
 from crumple.dataset import SHARD, open_intact
 from crumple.errors import UserError
-from crumple.goals import Goal, read_goals
+from crumple.goals import Goal
 from crumple.layout import CURVE_STRAIN, QUARTER
 from crumple.provenance import hash_designs, read_record, require_inputs
 from crumple.readers import Array, Schema, read_npz
-from crumple.search.proposing import PROPOSED, violation
+from crumple.search.proposing import violation
 
 PROPOSALS = Schema(
     "remove this round and all later ones, and run `crumple design` again",
@@ -52,6 +52,7 @@ def collect(goal: Goal, proposals: Path, shards: Sequence[Path], out: Path) -> N
     out = claim(out, "collect")
     known = read_npz(proposals, PROPOSALS)
     record = read_record(known.pop("made_by"), proposals, PROPOSALS.advice)
+    settings = record["settings"]
     count = len(known["index"])
     curves = np.full((count, len(CURVE_STRAIN)), np.nan)
     status: list[str] = []
@@ -63,6 +64,7 @@ def collect(goal: Goal, proposals: Path, shards: Sequence[Path], out: Path) -> N
         rows = slice(len(status), len(status) + shard["index"].shape[0])
         expected = hash_designs(known["index"][rows], known["quarter"][rows])
         require_inputs(shard.attrs["made_by"], path, designs=expected)
+        settings = shard.attrs["made_by"]["settings"]
         curves[rows] = shard["curve_stress"][:]
         status += map(str, shard["status"][:])
         plastic_strain += shard["plastic_strain"][:].tolist() if "plastic_strain" in shard else []
@@ -75,20 +77,10 @@ def collect(goal: Goal, proposals: Path, shards: Sequence[Path], out: Path) -> N
     ]
     save_npz(
         out,
-        made_by=json.dumps(record | {"stage": "collect"}),
+        made_by=json.dumps(record | {"stage": "collect", "settings": settings}),
         **known,
         curve_stress=curves,
         status=np.array(status, str),
         violation=np.array(exceeded, str),
         error=goal.error(curves),
     )
-
-
-def collect_named(
-    goals: Sequence[Path], name: str, designs: Path, shards: Sequence[Path], out: Path
-) -> None:
-    """Collect a round of the search for one of the goals that files name."""
-    for goal in read_goals(goals):
-        if goal.name == name:
-            return collect(goal, designs / PROPOSED, shards, out)
-    raise UserError(f"there is no goal {name} in {', '.join(map(str, goals))}")

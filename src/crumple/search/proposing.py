@@ -100,7 +100,7 @@ def propose(
     settings = config.search
     generator = seeds.rng(config.seed, "search", number)
     known = known_designs(goal, history, library)
-    raw = screen.raw(known.quarter)
+    raw = screen.raw(known.quarter, keep=True)
     correction = screen.fit(raw, known.curve_stress, known.score)
     draws = generator.standard_normal((DRAWS, len(CURVE_STRAIN) - 1))
     seen = {image.tobytes() for image in (*history.quarter, *known.quarter)}

@@ -12,18 +12,17 @@ import torch
 from crumple.config import Config
 from crumple.diffusion.designer import load_designer
 from crumple.diffusion.response import load_response
-from crumple.errors import UserError
-from crumple.goals import Goal, read_goals
+from crumple.goals import read_goals
 from crumple.library import Library, packaged, read_library
 from crumple.provenance import (
     PHYSICS,
     fingerprint,
     hash_file,
-    hash_text,
     made_by,
     require_settings,
     stages_of,
 )
+from crumple.search.choice import goal_hash, one_goal
 from crumple.search.history import History, read_history
 from crumple.search.proposing import NOTHING, propose, write_proposals
 from crumple.search.screening import Screen
@@ -56,12 +55,9 @@ class Search:
     """
 
     def __init__(self, config: Config, sources: Sources, goals: Sequence[Path], name: str) -> None:
+        self.goal = one_goal(goals, name)
         names = [goal.name for goal in read_goals(goals)]
-        if name not in names:
-            raise UserError(f"there is no goal {name}: the files name {', '.join(names)}")
-        number = names.index(name)
-        self.goal: Goal = read_goals(goals)[number]
-        self.first = NUMBERS * (1 + number)
+        self.first = NUMBERS * (1 + names.index(self.goal.name))
         self.config = config
         self.library: Library = read_library(sources.library)
         where = sources.library or "the library of the package"
@@ -71,7 +67,7 @@ class Search:
         self.screen = Screen(load_response(response))
         self.designer = load_designer(designer)
         self.inputs = {
-            "goal": hash_text(self.goal.model_dump_json(exclude={"name"})),
+            "goal": goal_hash(self.goal),
             "library": self.library.record["inputs"]["designs"],
             "response": hash_file(response / "response.safetensors"),
             "designer": hash_file(designer / "designer.safetensors"),

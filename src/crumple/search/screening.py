@@ -10,6 +10,7 @@ that of the forward model, with its error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -47,21 +48,39 @@ class Screen:
 
     def __init__(self, model: ResponseModel, batch: int = 64) -> None:
         self.model, self.batch = model, batch
+        self.kept: dict[bytes, tuple[NDArray, NDArray]] = {}
+
+    def raw(self, quarter: NDArray, keep: bool = False) -> Raw:
+        """Run the networks on designs.
+
+        Parameters
+        ----------
+        quarter
+            (n, 48, 48).
+        keep
+            The same designs will be asked for again: remember what the networks say.
+        """
+        new = [image for image in quarter if image.tobytes() not in self.kept]
+        said = self._run(new)
+        fresh = dict(zip((image.tobytes() for image in new), said, strict=True))
+        if keep:
+            self.kept |= fresh
+        every = [self.kept.get(image.tobytes()) or fresh[image.tobytes()] for image in quarter]
+        value, features = zip(*every, strict=True)
+        return Raw(np.stack(value, axis=1), np.stack(features))
 
     @torch.inference_mode()
-    def raw(self, quarter: NDArray) -> Raw:
-        """Run the networks on designs (n, 48, 48)."""
-        values, features = [], []
+    def _run(self, quarter: Sequence[NDArray]) -> Iterator[tuple[NDArray, NDArray]]:
+        """Yield stress (members, 50) on the logarithmic scale and features (d) of each design."""
         model = self.model
         members = cast(list[QuarterRegressor], list(model.members))
         for start in range(0, len(quarter), self.batch):
-            state = encode_quarters(quarter[start : start + self.batch])
+            state = encode_quarters(np.stack(quarter[start : start + self.batch]))
             seen = [member.features(state) for member in members]
             read = zip(members, seen, strict=True)
             out = [member.read(f) * model.deviation + model.mean for member, f in read]
-            values.append(torch.stack(out).double().numpy())
-            features.append(torch.cat(seen, dim=1).double().numpy())
-        return Raw(np.concatenate(values, axis=1), np.concatenate(features))
+            values = torch.stack(out, dim=1).double().numpy()
+            yield from zip(values, torch.cat(seen, dim=1).double().numpy(), strict=True)
 
     def fit(self, raw: Raw, stress: NDArray, score: NDArray) -> Correction:
         """Learn the correction from simulated designs.

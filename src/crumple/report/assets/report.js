@@ -44,7 +44,7 @@ function compare(a, b, ascending) {
 const tip = document.getElementById("tip");
 for (const svg of all("svg.chart")) {
   const chart = JSON.parse(svg.dataset.chart);
-  if (!chart.lines.some((line) => line.label)) continue;
+  if (!chart.lines.some((line) => line.label) && !svg.querySelector(".dot[data-name]")) continue;
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const [left, , width] = chart.plot;
@@ -56,7 +56,8 @@ for (const svg of all("svg.chart")) {
       .map((line) => [line.label, interpolate(line.x, line.y, x)])
       .filter(([, value]) => value !== null)
       .map(([label, value]) => `${value.toPrecision(3)}  ${label}`);
-    tip.textContent = [`at ${Number(x.toPrecision(3))}`, ...values].join("\n");
+    const dot = event.target.closest(".dot[data-name]");
+    tip.textContent = dot?.dataset.name ?? [`at ${Number(x.toPrecision(3))}`, ...values].join("\n");
     tip.style.display = "block";
     const room = innerWidth - event.clientX > tip.offsetWidth + 30;
     tip.style.left = `${room ? event.clientX + 14 : event.clientX - tip.offsetWidth - 14}px`;
@@ -72,9 +73,9 @@ function interpolate(xs, ys, x) {
   return ys[k - 1] + t * (ys[k] - ys[k - 1]);
 }
 
-// --- gallery: a design lights up its curve -------------------------------------------------------
-for (const tile of all(".tiles figure")) {
-  const curve = document.querySelector(`.gallery polyline[data-name="${tile.dataset.design}"]`);
+// --- gallery: a design, or a row of a table, lights up its curve ----------------------------------
+for (const tile of all(".gallery [data-design]")) {
+  const curve = tile.closest(".gallery").querySelector(`polyline[data-name="${tile.dataset.design}"]`);
   if (!curve) continue;
   const light = (on) => () => {
     curve.classList.toggle("lit", on);
@@ -97,7 +98,8 @@ for (const target of all("article.target")) {
 // --- deformation ---------------------------------------------------------------------------------
 const bodies = JSON.parse(document.getElementById("bodies").textContent);
 const VIEW = { left: -0.25, width: 1.5, bottom: -0.04, height: 1.1 };
-const colours = colourTable(bodies.stops);
+const colours = Object.fromEntries(
+  Object.entries(bodies.stops).map(([name, stops]) => [name, colourTable(stops)]));
 
 function colourTable(stops) {  // 255 opaque colours as little-endian RGBA words
   const table = new Uint32Array(255);
@@ -126,8 +128,9 @@ async function unpack(packed) {
   const position = take(Int16Array, 2 * frames, vertices);
   const triangle = take(Uint16Array, 1, 3 * triangles);
   const edge = take(Uint16Array, 1, 2 * edges);
-  const stress = take(Int8Array, frames, vertices);
-  return { frames, vertices, position, triangle, edge, stress };
+  const value = take(Int8Array, frames, vertices);
+  const colour = colours[packed.colour ?? "stress"];
+  return { frames, vertices, position, triangle, edge, value, colour };
 }
 
 function stateAt(body, strain) {
@@ -136,14 +139,14 @@ function stateAt(body, strain) {
   while (k < strains.length - 2 && strains[k + 1] < strain) k++;
   const t = Math.max(0, (strain - strains[k]) / (strains[k + 1] - strains[k]));
   const n = body.vertices;
-  const x = new Float32Array(n), y = new Float32Array(n), stress = new Float32Array(n);
+  const x = new Float32Array(n), y = new Float32Array(n), value = new Float32Array(n);
   for (let v = 0; v < n; v++) {
     const a = 2 * k * n + v, b = a + 2 * n;
     x[v] = (body.position[a] * (1 - t) + body.position[b] * t) * bodies.length_unit;
     y[v] = (body.position[a + n] * (1 - t) + body.position[b + n] * t) * bodies.length_unit;
-    stress[v] = body.stress[k * n + v] * (1 - t) + body.stress[(k + 1) * n + v] * t;
+    value[v] = body.value[k * n + v] * (1 - t) + body.value[(k + 1) * n + v] * t;
   }
-  return { x, y, stress };
+  return { x, y, value };
 }
 
 function draw(canvas, body, strain) {
@@ -155,10 +158,10 @@ function draw(canvas, body, strain) {
   const style = getComputedStyle(root);
   const image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
-  const { x, y, stress } = stateAt(body, strain);
+  const { x, y, value } = stateAt(body, strain);
   const px = x.map((value) => (value - VIEW.left) * scale);
   const py = y.map((value) => height - (value - VIEW.bottom) * scale);
-  for (const shift of [-1, 1, 0]) fillTriangles(pixels, width, height, body, px, py, stress, shift * scale);
+  for (const shift of [-1, 1, 0]) fillTriangles(pixels, width, height, body, px, py, value, shift * scale);
   context.putImageData(image, 0, 0);
   context.strokeStyle = style.getPropertyValue("--ink");
   for (const shift of [-1, 1, 0]) {
@@ -181,7 +184,7 @@ function draw(canvas, body, strain) {
   canvas.dataset.drawn = strain;
 }
 
-function fillTriangles(pixels, width, height, body, px, py, stress, shift) {
+function fillTriangles(pixels, width, height, body, px, py, value, shift) {
   const alpha = (shift ? 70 : 255) << 24;
   const triangle = body.triangle;
   for (let k = 0; k < triangle.length; k += 3) {
@@ -201,8 +204,8 @@ function fillTriangles(pixels, width, height, body, px, py, stress, shift) {
         const v = (qx * (cy - ay) - (cx - ax) * qy) / area;
         const w = ((bx - ax) * qy - qx * (by - ay)) / area;
         if (v < -1e-4 || w < -1e-4 || v + w > 1.0001) continue;
-        const level = stress[a] + v * (stress[b] - stress[a]) + w * (stress[c] - stress[a]);
-        pixels[j * width + i] = colours[Math.round(level) + 127] | alpha;
+        const level = value[a] + v * (value[b] - value[a]) + w * (value[c] - value[a]);
+        pixels[j * width + i] = body.colour[Math.round(level) + 127] | alpha;
       }
     }
   }
@@ -211,16 +214,15 @@ function fillTriangles(pixels, width, height, body, px, py, stress, shift) {
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 const SECONDS_UP = 4, SECONDS_HELD = 1;
 
-for (const pane of all(".candidate[data-errors]")) setUp(pane);
+for (const pane of all(".candidate")) if (pane.querySelector("canvas")) setUp(pane);
 
 function setUp(pane) {
   const canvases = all("canvas", pane);
   const slider = pane.querySelector("input"), play = pane.querySelector(".play");
   const output = pane.querySelector("output"), cursor = pane.querySelector(".cursor");
-  const errors = JSON.parse(pane.dataset.errors);
+  const errors = JSON.parse(pane.dataset.errors ?? "[]");
   const chart = JSON.parse(pane.querySelector("svg.chart").dataset.chart);
   const strains = bodies.frame_strain;
-  const numbers = [pane.dataset.predicted, pane.dataset.fe].filter((number) => number !== undefined);
   let loaded = null, playing = false, visible = false, touched = still, begun = 0;
 
   function show() {
@@ -260,7 +262,7 @@ function setUp(pane) {
   new IntersectionObserver(async ([entry]) => {
     visible = entry.isIntersecting;
     if (visible && !loaded)
-      loaded = await Promise.all(numbers.map((number) => unpack(bodies.packed[number])));
+      loaded = await Promise.all(canvases.map((canvas) => unpack(bodies.packed[canvas.dataset.body])));
     show();
     if (visible && (playing || !touched)) run(true);
   }, { rootMargin: "100px" }).observe(pane);

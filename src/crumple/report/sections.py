@@ -14,7 +14,7 @@ from crumple.report.collection import DesignCollection, spread
 from crumple.report.panes import STRAIN, STRESS
 from crumple.report.pictures import design_uri
 from crumple.report.reading import Learner, Run, TrainingNote
-from crumple.report.words import percent
+from crumple.report.words import percent, plural
 from crumple.results import Results
 
 TILES = 48
@@ -82,11 +82,10 @@ def _before_generation(run: Run) -> list[tuple[str, str, str]]:
             ("Models", f"{len(run.learners)}", f"trained before, {trained}"),
         ]
     cost = f"{seconds.mean():.1f} CPU s each" if len(seconds) else "cost unknown"
-    steps = max((line.step for learner in run.learners for line in learner.log), default=0)
     return [
         ("Designs", f"{valid + failed}", "random quarters, mirrored twice"),
         ("Simulated", f"{valid}", f"{failed} failed; {cost}"),
-        ("Training", f"{steps} steps", trained),
+        ("Training", plural(len(run.learners), "model"), trained),
     ]
 
 

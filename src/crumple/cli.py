@@ -690,10 +690,10 @@ def _add_propose(commands) -> None:
 
 
 def _propose(args: argparse.Namespace) -> None:
-    from crumple.search.rounds import Search, Sources
+    from crumple.search.rounds import GoalSearch, Sources
 
     sources = Sources(args.library, args.response, args.designer)
-    search = Search(_settings(args), sources, args.goals, args.name)
+    search = GoalSearch(_settings(args), sources, args.goals, args.name)
     search.propose(args.results, args.out)
 
 

@@ -664,6 +664,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
         ),
     ),
     "shard": ("mesh", "material", "contact", "loading", "fields"),
+    "winner": ("mesh", "material", "contact", "loading"),
     "collect": (),
 }
 

@@ -34,6 +34,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "verification": 4,
     "dataset": 5,
     "fields": 6,
+    "shards": 7,
     "inspection": 6,
     "library": 6,
     "targets": 7,

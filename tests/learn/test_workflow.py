@@ -40,6 +40,8 @@ case $stage in
 esac
 [ -z "${files-}" ] || { mkdir -p "$out"; cd "$out"; date +%N >> checkpoint.pt
   for file in $files; do date +%N > $file; done; exit; }
+[ "$stage" != propose ] || { mkdir -p "$out"; cd "$out"; date +%N > proposals.npz
+  date +%N > 0000.npz; exit; }
 case $out in
   *.npz | *.json | *.csv | *.html | *.png) date +%N > "$out" ;;
   *) mkdir -p "$out"; date +%N > "$out/content" ;;
@@ -49,6 +51,7 @@ DATA = {"sample", "mesh", "simulate", "rasterise", "index", "inspect", "library"
 MODEL = {"train", "train-designer", "train-response", "targets", "generate"}
 LOOP = {"extract", "mesh", "simulate", "rasterise", "evaluate", "report"}
 ALL = DATA | MODEL | LOOP
+SEARCH = {"propose", "shard", "collect", "winner", "design-page"}
 PACKAGE = {"targets", "generate"} | LOOP  # with the models of the package
 
 
@@ -73,6 +76,15 @@ def finished(tmp_path_factory):
     folder = make_copy(tmp_path_factory.mktemp("finished"))
     snakemake(folder)
     assert set((folder / "commands.txt").read_text().split()) == ALL
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(finished, tmp_path_factory):
+    """Return a copy in which the search for the paper's targets is complete too."""
+    folder = shutil.copytree(finished, tmp_path_factory.mktemp("searched") / "run")
+    (folder / "commands.txt").unlink()
+    snakemake(folder, "--", "search")
     return folder
 
 
@@ -114,6 +126,26 @@ def test_running_again_does_nothing(run):
     assert planned(run) == {}
 
 
+def test_a_search_is_rounds_of_proposals_and_simulations(searched):
+    done = (searched / "commands.txt").read_text().split()
+    goals, rounds = 4, 2  # four simulations in rounds of two
+    assert {name: done.count(name) for name in set(done)} == {
+        **{name: goals * rounds for name in ("propose", "shard", "collect")},
+        **{name: goals for name in ("winner", "design-page")},
+    }
+    assert planned(searched, targets=["search"]) == {}
+
+
+def test_a_larger_budget_adds_rounds_to_a_search(searched):
+    more = planned(searched, "search={budget: 6}", targets=["search"])
+    assert more == {"search": 1} | {name: 4 for name in SEARCH}
+
+
+def test_another_friction_searches_again(searched):
+    again = planned(searched, "contact={friction: 0.1}", targets=["search"])
+    assert again["propose"] == again["shard"] == again["collect"] == 8
+
+
 def test_simulations_are_not_kept(run):
     assert not any((run / "results/toy").glob("*/simulations/*"))
 
@@ -142,8 +174,8 @@ def given_config(run, stage):
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGE_SECTIONS if STAGE_SECTIONS[name]])
-def test_a_rule_gives_its_stage_every_setting(finished, stage):
-    given = given_config(finished, stage)
+def test_a_rule_gives_its_stage_every_setting(finished, searched, stage):
+    given = given_config(searched if stage in SEARCH else finished, stage)
     count = (
         given.designs.count if stage == "sample" else 8
     )  # a shard knows the designs up to its end

@@ -85,6 +85,59 @@ rule collect:
         " --shards {input.shards} --out {output} &> {log}"
 
 
+rule winner:
+    input:
+        goals=CONFIG.search.goals,
+        results=expand(f"{ROUND}/results.npz", round=ROUNDS, allow_missing=True),
+    output:
+        directory("<results>/search/{goal}/result"),
+    log:
+        "<logs>/winner/{goal}.log",
+    benchmark:
+        "<benchmarks>/winner/{goal}.tsv"
+    conda:
+        "../../envs/fem.yaml"
+    resources:
+        mem_mb=memory(2000),
+        runtime=30,
+    params:
+        config=settings("winner"),
+        name=name_of_goal,
+    message:
+        "simulate the best designs for {wildcards.goal} again: fields, sensitivity, exports"
+    shell:
+        "fem winner --config {params.config:q} --rounds {input.results}"
+        " --targets {input.goals:q} --goal {params.name:q} --out {output} &> {log}"
+
+
+rule design_page:
+    input:
+        goals=CONFIG.search.goals,
+        library=LIBRARY,
+        winner="<results>/search/{goal}/result",
+        results=expand(f"{ROUND}/results.npz", round=ROUNDS, allow_missing=True),
+    output:
+        "<results>/search/{goal}/index.html",
+    log:
+        "<logs>/design_page/{goal}.log",
+    benchmark:
+        "<benchmarks>/design_page/{goal}.tsv"
+    conda:
+        "../../envs/learn.yaml"
+    resources:
+        mem_mb=memory(2000),
+        runtime=15,
+    params:
+        tolerance=CONFIG.search.tolerance,
+        name=name_of_goal,
+    message:
+        "write the result of the search: {output}"
+    shell:
+        "learn design-page --rounds {input.results} --targets {input.goals:q} --goal {params.name:q}"
+        " --winner {input.winner} --library {input.library} --tolerance {params.tolerance}"
+        " --out {output} &> {log}"
+
+
 rule search:
     input:
-        expand(f"{ROUND}/results.npz", goal=names_of_goals(), round=ROUNDS),
+        expand("<results>/search/{goal}/index.html", goal=names_of_goals()),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from crumple.goals import file_name, read_goals
 from crumple.provenance import differences, folder_record
 from crumple.search.collecting import collect
 from crumple.search.history import History, read_history
+from crumple.search.page import write_design_page
 from crumple.search.proposing import PROPOSED
-from crumple.search.rounds import Search, Sources
-from crumple.search.workers import FiniteElements, finite_elements
+from crumple.search.rounds import GoalSearch, Sources
+from crumple.search.workers import FiniteElements, finite_elements, run_finite_elements
 
 LOG = "finite_elements.log"
 
@@ -34,7 +36,7 @@ def design(
     Parameters
     ----------
     config
-        See :class:`crumple.search.rounds.Search`.
+        See :class:`crumple.search.rounds.GoalSearch`.
     goals
         CSV and YAML files.
     sources
@@ -57,15 +59,38 @@ def design(
         finite_elements(config.model_dump_json(), processes, log) as fem,
     ):
         for name in names:
-            search = Search(config, sources, goals, name)
+            search = GoalSearch(config, sources, goals, name)
             folder = out / file_name(name)
             folder.mkdir(exist_ok=True)
             with locked(folder / "rounds"):
                 history = run(search, folder, fem)
             print(outcome(search, history, folder))
+            if np.isfinite(history.error).any():
+                show(search, folder, goals, sources, log)
 
 
-def run(search: Search, folder: Path, fem: FiniteElements) -> History:
+def show(
+    search: GoalSearch, folder: Path, goals: Sequence[Path], sources: Sources, log: IO[str]
+) -> None:
+    """Simulate the best designs again, with all that is wanted of them, and write the page."""
+    rounds = sorted(folder.glob("rounds/*/results.npz"))
+    result, name = folder / "result", search.goal.name
+    files: list[str | Path] = [
+        "--rounds",
+        *rounds,
+        "--targets",
+        *goals,
+        "--goal",
+        name,
+        "--out",
+        result,
+    ]
+    run_finite_elements("winner", ["--config", search.config.model_dump_json(), *files], log)
+    tolerance, page = search.config.search.tolerance, folder / "index.html"
+    write_design_page(rounds, goals, name, result, sources.library, tolerance, page)
+
+
+def run(search: GoalSearch, folder: Path, fem: FiniteElements) -> History:
     """Make rounds until the goal is met or the budget is spent; return what was simulated."""
     results: list[Path] = []
     start = time.monotonic()
@@ -92,7 +117,7 @@ def run(search: Search, folder: Path, fem: FiniteElements) -> History:
         )
 
 
-def require_own(search: Search, designs: Path, results: Sequence[Path]) -> None:
+def require_own(search: GoalSearch, designs: Path, results: Sequence[Path]) -> None:
     """Raise where a round was proposed with other settings, goals or models."""
     if not designs.exists():
         return
@@ -105,7 +130,7 @@ def require_own(search: Search, designs: Path, results: Sequence[Path]) -> None:
         )
 
 
-def progress_line(search: Search, history: History, seconds: float) -> str:
+def progress_line(search: GoalSearch, history: History, seconds: float) -> str:
     """Return how far a search is, in one line."""
     best = int(np.argmin(history.score))
     return (
@@ -114,7 +139,7 @@ def progress_line(search: Search, history: History, seconds: float) -> str:
     )
 
 
-def outcome(search: Search, history: History, folder: Path) -> str:
+def outcome(search: GoalSearch, history: History, folder: Path) -> str:
     """Return what a search has found, in one line."""
     best, tolerance = history.score.min(), search.config.search.tolerance
     if not np.isfinite(best):

@@ -32,7 +32,7 @@ from crumple.search.moves import children
 from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
 
-MATCHES = 64  # of the library, whose curves are known to the first round
+MATCHES = 192  # of the library, whose curves are known to the first round
 PARENTS = 16  # that the moves of a generation begin with
 DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
 NICHE = 46  # pixels, 2 %, by which designs differ that are kept for being different
@@ -42,7 +42,7 @@ PROPOSED = "proposals.npz"
 T = TypeVar("T", "Proposals", "Pool")
 
 
-class Known(NamedTuple):
+class Simulated(NamedTuple):
     """Designs with their simulated curves."""
 
     quarter: NDArray  # (n, 48, 48)
@@ -165,7 +165,7 @@ def joined(one: T, other: T) -> T:
     return type(one)(*map(np.concatenate, zip(one, other, strict=True)))
 
 
-def nearest(known: Known, goal: Goal) -> Proposals:
+def nearest(known: Simulated, goal: Goal) -> Proposals:
     """Return the best match of the library that keeps to the limits, if there is one."""
     for k in np.argsort(known.score, kind="stable").tolist():
         if not violation(goal, known.quarter[k]):
@@ -173,12 +173,12 @@ def nearest(known: Known, goal: Goal) -> Proposals:
     return NOTHING
 
 
-def known_designs(goal: Goal, history: History, library: Library) -> Known:
+def known_designs(goal: Goal, history: History, library: Library) -> Simulated:
     """Put the nearest designs of the library and those of the search together."""
     error = goal.error(library.curve_stress)
     near = np.argsort(error, kind="stable")[:MATCHES]
     done = np.flatnonzero(history.status == "ok")
-    return Known(
+    return Simulated(
         np.concatenate([library.quarter[near], history.quarter[done]]),
         np.concatenate([library.curve_stress[near], history.curve_stress[done]]).astype(float),
         np.concatenate([error[near], history.score[done]]),
@@ -205,7 +205,7 @@ def drawn_designs(
     return np.array(kept, np.uint8).reshape(-1, QUARTER, QUARTER)
 
 
-def choose_parents(known: Known, pool: Pool) -> list[NDArray]:
+def choose_parents(known: Simulated, pool: Pool) -> list[NDArray]:
     """Choose the designs that the next generation comes from.
 
     Half of them are surely good, because they or designs like them have been simulated. The other

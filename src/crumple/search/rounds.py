@@ -38,7 +38,7 @@ class Sources(NamedTuple):
     designer: Path | None
 
 
-class Search:
+class GoalSearch:
     """The search for one goal, with what it needs loaded.
 
     Parameters

@@ -89,8 +89,6 @@ def finite_elements(settings: str, processes: int, log: IO[str]) -> Iterator[Fin
     log
         Where their messages go.
     """
-    environment = os.environ | {name: "1" for name in THREADS}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     command = [interpreter(), "-m", "crumple", "serve-shards", "--config", settings]
     workers = [
         subprocess.Popen(
@@ -99,7 +97,7 @@ def finite_elements(settings: str, processes: int, log: IO[str]) -> Iterator[Fin
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=environment,
+            env=environment(),
             start_new_session=True,  # Ctrl-C is for the search, which lets them finish a design
         )
         for _ in range(processes)
@@ -110,6 +108,26 @@ def finite_elements(settings: str, processes: int, log: IO[str]) -> Iterator[Fin
         for worker in workers:
             worker.kill()  # what they have finished is on the disk
             worker.wait()
+
+
+def run_finite_elements(command: str, arguments: Sequence[str | Path], log: IO[str]) -> None:
+    """Run a command of crumple where the finite elements are.
+
+    Raises
+    ------
+    UserError
+        When it fails; its messages are in the log.
+    """
+    words = [interpreter(), "-m", "crumple", command, *map(str, arguments)]
+    done = subprocess.run(words, stdout=log, stderr=log, env=environment())
+    if done.returncode:
+        raise UserError(f"`crumple {command}` has failed: see the end of {log.name}")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a process that runs the finite elements on one core."""
+    source = str(Path(__file__).parents[2])
+    return os.environ | {name: "1" for name in THREADS} | {"PYTHONPATH": source}
 
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")

@@ -164,11 +164,11 @@ def _numbers(lines: list[list[str]], columns: int) -> np.ndarray:
 def read_checkpoint(path: Path) -> tuple[int, dict[str, Tensor]]:
     """Return the number of steps and the averaged weights by their published names."""
     with refusing(path, ADVICE):
+        path.open("rb").close()
         try:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except Exception as error:  # what it says goes on for a page
-            reason = "it is damaged, or holds more than tensors and numbers"
-            raise error if isinstance(error, OSError) else ValueError(reason) from error
+            raise ValueError("it is damaged, or holds more than tensors and numbers") from error
         if not isinstance(content, Mapping) or not set(PARTS) <= set(content):
             raise ValueError(f"it doesn't hold {', '.join(PARTS)}")
         steps, state = content["steps"], content["ema"]

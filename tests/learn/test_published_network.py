@@ -9,6 +9,7 @@ answers at a small size: channels 16 and 32, pictures of 4x8 pixels, weights and
 import functools
 import json
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ import zarr
 from crumple import cli
 from crumple.atomic import SUMS
 from crumple.config import Config, Model, cross_check, load_config, parse_config
-from crumple.dataset import Dataset
+from crumple.dataset import Dataset, write_manifest
 from crumple.diffusion import generation, imported, published_network, sampling, spacetime
 from crumple.diffusion.data import Range, build_cache, load_samples, ranges
 from crumple.diffusion.generation import Models
@@ -29,8 +30,10 @@ from crumple.diffusion.model import build_denoiser, load_model
 from crumple.diffusion.network import Layout
 from crumple.diffusion.noise_prediction import NoisePredictor, noise_loss
 from crumple.errors import ConfigError, UserError
+from crumple.evaluation import read_known
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.provenance import folder_record, hash_file, is_published
+from crumple.published import export_published, import_published
 
 ROOT = Path(__file__).parents[2]
 PRESET = ROOT / "workflow/presets/published.yaml"
@@ -312,6 +315,20 @@ def test_only_a_model_is_replaced_and_only_published_data_are_named(
     out = tmp_path / "model"
     assert run(checkpoint, "--tables", tables, "--dataset", manifest, "--out", out) == 1
     assert "isn't the published data set" in capsys.readouterr().err
+
+
+def test_the_record_names_the_data_set_that_candidates_are_evaluated_with(manifest, tmp_path):
+    export_published(manifest, tmp_path / "lagrangian", processes=1)
+    import_published(tmp_path / "lagrangian", tmp_path / "shards", processes=1)
+    path, tables = tmp_path / "dataset.json", tmp_path / "lagrangian/training"
+    write_manifest(sorted((tmp_path / "shards").iterdir()), Config(), path)
+    checkpoint = write_checkpoint(tmp_path / "checkpoint.pt")
+    for options, fits in (([], False), (["--dataset", path], True)):
+        out = tmp_path / f"model-{fits}"
+        assert run(checkpoint, "--tables", tables, *options, "--out", out) == 0
+        record = folder_record(out, "")
+        with nullcontext() if fits else pytest.raises(UserError, match="doesn't belong to"):
+            read_known(path, 0.1).require(record, out)
 
 
 # --- generation and training ---------------------------------------------------------------------

@@ -109,7 +109,7 @@ class LinearAttention(TokenAttention):
         return self.out(_joined(query @ (key.transpose(2, 3) @ value)))
 
 
-class PixelAttention(TokenAttention):
+class FrameAttention(TokenAttention):
     """Attention over the pixels of a frame and its own token."""
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ class PublishedNetwork(nn.Module):
             self.up.append(Level(2 * wide, narrow, step=step, **sizes))
         coarsest = channels[-1]
         self.middle_first = ConvolutionPair(coarsest, coarsest, embedding, frames)
-        self.middle_space = PixelAttention(coarsest, head, embedding)
+        self.middle_space = FrameAttention(coarsest, head, embedding)
         self.middle_time = TimeAttention(coarsest, head, embedding, frames)
         self.middle_second = ConvolutionPair(coarsest, coarsest, embedding, frames)
         self.last = ConvolutionPair(2 * finest, finest, None, frames)

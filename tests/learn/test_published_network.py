@@ -224,6 +224,17 @@ def test_states_and_curves_are_scaled_as_published(model_folder):
         assert torch.allclose(scaling.encode_curve(curve), torch.tensor(scaled))
 
 
+def test_the_scaling_of_another_model_is_one_sentence(model_folder):
+    path = model_folder / "normalisation.json"
+    scaling = json.loads(path.read_text())
+    path.write_text(json.dumps(scaling | {"mask": True}))
+    with pytest.raises(UserError, match="normalisation.json: the published network has no static"):
+        load_model(model_folder)
+    path.write_text(json.dumps(scaling | {"centre": [0.0]}))
+    with pytest.raises(UserError, match="centre must have a value per field"):
+        load_model(model_folder)
+
+
 class Foreign:
     """What a checkpoint must not hold: it would be run on loading."""
 

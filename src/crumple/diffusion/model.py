@@ -149,7 +149,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
             raise ValueError("it has changed since it was written")
         weights = load_file(folder / "model.safetensors")
     shape = normalisation.layout, len(normalisation.curve_strain)
-    with torch.device("meta"):  # no memory is asked for before the sizes are known to be right
+    # No memory is asked for before the sizes are known to be right.
+    with refusing(folder / "normalisation.json", ADVICE), torch.device("meta"):
         expected = build_denoiser(config.model, *shape).network.state_dict()
     if {name: value.shape for name, value in weights.items()} != {
         name: value.shape for name, value in expected.items()

@@ -401,6 +401,24 @@ def _export_published(args: argparse.Namespace) -> None:
     export_published(args.dataset, args.out, args.processes)
 
 
+def _add_import_checkpoint(commands) -> None:
+    help = "turn a checkpoint of the published network into a model"
+    parser = commands.add_parser("import-checkpoint", help=help, description=help)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint.pt of the published code")
+    help = "folder of the published training data, whose two tables say how fields were scaled"
+    parser.add_argument("--tables", type=Path, required=True, metavar="FOLDER", help=help)
+    help = "dataset.json of these data as shards, to evaluate candidates with it"
+    parser.add_argument("--dataset", type=Path, metavar="FILE", help=help)
+    parser.add_argument("--out", type=Path, required=True, help="folder that the model becomes")
+    parser.set_defaults(handler=_import_checkpoint)
+
+
+def _import_checkpoint(args: argparse.Namespace) -> None:
+    from crumple.diffusion.imported import import_checkpoint
+
+    import_checkpoint(args.checkpoint, args.tables, args.dataset, args.out)
+
+
 def _add_check(commands) -> None:
     help = "find what is damaged, missing or of another run in the results of a run"
     parser = commands.add_parser("check", help=help, description=help)
@@ -500,7 +518,8 @@ def _add_generate(commands) -> None:
     parser.add_argument("--response", type=Path, metavar="FOLDER", help=help)
     help = "design model: folder of `crumple train-designer`; default: the package's"
     parser.add_argument("--designer", type=Path, metavar="FOLDER", help=help)
-    help = "space-time model: folder of `crumple train`; without it no fields are predicted"
+    help = "space-time model: folder of `crumple train` or `crumple import-checkpoint`; without it "
+    help += "no fields are predicted"
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=help)
     parser.add_argument(
         "--targets", type=Path, nargs="+", required=True, help="CSV files of target curves"
@@ -736,6 +755,7 @@ COMMANDS = (
     _add_crate,
     _add_import_published,
     _add_export_published,
+    _add_import_checkpoint,
     _add_library,
     _add_lookup,
     _add_design,

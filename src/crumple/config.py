@@ -213,9 +213,24 @@ class DatasetSplit(Section):
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="part held out from training")
 
 
+PUBLISHED_MODEL = {  # what the settings say of the published network
+    "reference_frame": "lagrangian",
+    "mask": False,
+    "fields": ["u1", "u2", "s22"],
+    "frames": "all",
+    "per_frame_tokens": True,
+    "patch": 1,
+    "spatial_attention": CELL,
+}
+
+
 class Model(Section):
     """Denoising network and what it generates (paper 4.3-4.5)."""
 
+    kind: Literal["crumple", "published"] = Field(
+        "crumple",
+        description="network of this program or of the published code (docs/published.md)",
+    )
     reference_frame: Literal["lagrangian", "eulerian"] = Field(
         "lagrangian", description="fields on the undeformed or on the deformed cell (paper S7)"
     )
@@ -276,7 +291,19 @@ class Model(Section):
             raise ValueError("solid is a field of the eulerian frame; here it is the mask")
         if self.reference_frame == "lagrangian" and not self.mask and "u2" not in self.fields:
             raise ValueError("the design is read from the mask or from u2: set mask or name u2")
+        if self.kind == "published":
+            self._is_the_published_one()
         return self
+
+    def _is_the_published_one(self) -> None:
+        """Refuse other settings than those of the published network, widths apart."""
+        needed = PUBLISHED_MODEL | {
+            "depths": [2] * len(self.channels),
+            "embedding": 4 * self.channels[0],
+        }
+        wrong = [f"{k} {_plain(v)}" for k, v in needed.items() if getattr(self, k) != v]
+        if wrong:
+            raise ValueError(f"kind published is a network with {', '.join(wrong)}: set that")
 
 
 class Optimisation(Section):
@@ -440,7 +467,11 @@ class Generation(Section):
         description="designs per target that the cascade draws; it keeps the best predicted",
     )
     batch: int = Field(20, ge=1, le=100_000, description="samples that a process draws at once")
-    sampler: Literal["dpmpp_2m", "heun"] = Field("dpmpp_2m", description="ODE solver")
+    sampler: Literal["dpmpp_2m", "heun", "ancestral"] = Field(
+        "dpmpp_2m",
+        description="ODE solver; ancestral: the published sampler, with the levels of the cosine "
+        "schedule whatever sigma_min and sigma_max",
+    )
     steps: int = Field(18, ge=1, le=10_000, description="noise levels of the sampler")
     sigma_min: float = Field(0.01, ge=1e-6, le=1e6, description="smallest noise level")
     sigma_max: float = Field(80.0, ge=1e-6, le=1e6, description="noise level of the start")
@@ -452,6 +483,13 @@ class Generation(Section):
     )
     guidance_interval: Pair = Field(
         (0.05, 80.0), description="noise levels between which guidance acts"
+    )
+    threshold: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="quantile beyond which estimates are cut off, for the published network alone "
+        "(its sampler: 0.9); 1: nowhere",
     )
     precision: Precision = Field(
         "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"
@@ -470,6 +508,8 @@ class Generation(Section):
         low, high = self.guidance_interval
         if not 0 <= low <= high:
             raise ValueError("guidance_interval must be two noise levels, the smaller one first")
+        if self.method != "joint" and (self.sampler == "ancestral" or self.threshold < 1):
+            raise ValueError("sampler ancestral and a threshold below 1 need method joint")
         return self
 
 
@@ -581,12 +621,17 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
         wrong = (
             "model.reference_frame eulerian needs fields on the deformed cell: set fields.eulerian"
         )
-    elif cannot_show_designs(config):
-        wrong = cannot_show_designs(config)
+    elif unknown_to_model(config):
+        wrong = unknown_to_model(config)
     elif config.generation.method == "joint" and from_package:
         wrong = (
             "generation.method joint needs a space-time model, which the package doesn't have: "
             "set generation.method to cascade, or models to train"
+        )
+    elif config.model.kind == "published" and config.generation.method != "joint":
+        wrong = (
+            "model.kind published draws designs and fields at once, and predicts no fields of "
+            "given designs: set generation.method to joint"
         )
     elif config.generation.method == "joint" and config.training.known_design == 1:
         wrong = (
@@ -608,15 +653,21 @@ def cross_check(config: Config, where: str = "the configuration") -> None:
         raise ConfigError(f"{where}: {wrong}")
 
 
-def cannot_show_designs(config: Config) -> str | None:
-    """Return why the space-time model cannot be shown known designs, if it is to be and cannot."""
-    model, part = config.model, config.training.known_design
-    if not part or (model.mask and model.fields):
-        return None
-    return (
-        f"training.known_design {part:g} shows the network a clean design, for which it needs "
-        "model.mask, and model.fields to predict: set training.known_design to 0"
-    )
+def unknown_to_model(config: Config) -> str | None:
+    """Return which samples training would show the space-time model that it cannot be shown."""
+    model, training = config.model, config.training
+    if training.known_design and not (model.mask and model.fields):
+        return (
+            f"training.known_design {training.known_design:g} shows the network a clean design, "
+            "for which it needs model.mask, and model.fields to predict: set training.known_design "
+            "to 0"
+        )
+    if training.drop_steps and model.kind == "published":
+        return (
+            f"training.drop_steps {training.drop_steps:g} hides parts of curves, but model.kind "
+            "published knows whole curves alone: set training.drop_steps to 0"
+        )
+    return None
 
 
 MOST_SHARDS = 10_000  # Snakemake plans a few hundred jobs per second

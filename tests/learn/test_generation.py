@@ -359,13 +359,14 @@ def test_guidance_and_noise_matter_and_a_repeat_is_equal(settings, model_folder)
 
     def draw(noise=noise, **changes):
         return joint.sample(
-            model, stress, known, noise, settings.generation.model_copy(update=changes)
+            model, stress, known, lambda _: noise, settings.generation.model_copy(update=changes)
         )
 
     assert torch.equal(draw(), draw())
     assert not torch.allclose(draw(guidance=2.0), draw(guidance=1.0))
     assert not torch.allclose(draw(), draw(noise=-noise))
     assert draw(sampler="heun").shape == noise.shape
+    assert not torch.allclose(draw(sampler="ancestral"), draw(sampler="heun"))
 
 
 def test_a_model_that_is_needed_and_not_named_is_one_sentence(settings, models, tmp_path):

@@ -175,11 +175,11 @@ def test_unknown_stress_is_not_looked_at():
 
 
 def test_written_out_attention_is_the_fused_one():
-    from crumple.diffusion.network import _attend
+    from crumple.diffusion.network import attend
 
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 2, n, 8, dtype=torch.float64) for n in (5, 9, 9))
-    assert torch.allclose(_attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
+    assert torch.allclose(attend(q, k, v), F.scaled_dot_product_attention(q, k, v))
 
 
 def test_tokens_per_frame_need_a_frame_each():

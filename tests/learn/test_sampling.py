@@ -96,6 +96,45 @@ def test_order_of_convergence(sampler, denoise, expected):
     assert order(sampler, denoise) == pytest.approx(expected, abs=0.25)
 
 
+def test_the_cosine_schedule():
+    """Its levels are tan of the angle that grows evenly, divided by that of the first angle."""
+    sigmas = sampling.cosine_sigmas(256)
+    angle = (torch.arange(257, dtype=torch.float64) / 256 + 0.008) / 1.008 * math.pi / 2
+    kept = (angle.cos() / angle[0].cos()) ** 2
+    exact = (1 / kept[1:] - 1).sqrt().flip(0)
+    assert torch.allclose(sigmas[1:-1], exact[1:]) and sigmas[-1] == 0
+    assert sigmas[0] == pytest.approx(100 * exact[1].item(), rel=1e-3)  # beta is at most 0.9999
+
+
+def draws(count: int):
+    """Noise of a step, the same in every call."""
+    return lambda step: torch.randn(
+        count, 1, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(step)
+    )
+
+
+def test_ancestral_samples_of_gaussian_data_have_mean_and_variance():
+    """Its posterior takes the estimate for certain; what it lacks in variance falls with steps."""
+    noise, lacking = draws(40_000), []
+    for steps in (16, 256):
+        sigmas = sampling.cosine_sigmas(steps)
+        x = noise(0) * sigmas[0]
+        sample = sampling.ancestral(gaussian_denoiser, x, sigmas, noise)
+        assert sample.mean() == pytest.approx(MEAN, abs=0.01)
+        lacking.append(1 - sample.std().item() / DEVIATION)
+        assert torch.equal(sample, sampling.ancestral(gaussian_denoiser, x, sigmas, noise))
+    assert abs(lacking[1]) < 0.03 < abs(lacking[0])
+
+
+def test_a_threshold_cuts_the_tail_off_and_scales_the_rest():
+    x = torch.linspace(-0.5, 3.5, 101)[None, None, None].repeat(2, 1, 1, 1)
+    x[1] *= 0.2
+    clipped = sampling.thresholded(lambda x, sigma: x, 0.9)(x, torch.tensor(1.0))
+    largest = x[0].abs().quantile(0.9)
+    assert torch.allclose(clipped[0], x[0].clamp(max=largest) / largest)
+    assert torch.equal(clipped[1], x[1])  # what is inside of [-1, 1] stays
+
+
 def test_mixture_keeps_its_modes():
     sample = sampling.dpmpp_2m(
         mixture_denoiser, start(80.0) - MEAN, sampling.karras_sigmas(60, 0.002, 80.0)

@@ -6,10 +6,10 @@ then the fields of every frame. Scaling and symmetries are applied when a batch 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +40,9 @@ class Normalisation(BaseModel):
 
     Fields are divided by their root mean square per frame over all pixels (a range would hang on
     one pixel of one design) and multiplied by ``SIGMA_DATA``, so that a noise level hides every
-    channel equally. The mask is shifted to +-``SIGMA_DATA``.
+    channel equally. The mask is shifted to +-``SIGMA_DATA``. The published network is the
+    exception: its states and curves go from -1 to 1 over the training set, for which ``centre``
+    and ``stress_centre`` are set (:func:`ranges`).
 
     Attributes
     ----------
@@ -58,6 +60,8 @@ class Normalisation(BaseModel):
         ``(steps,)`` applied strain of the stress tokens.
     stress_rms
         ``(steps,)`` root mean square of the effective stress, MPa.
+    centre, stress_centre
+        What is subtracted first: ``(fields,)``, empty for nothing, and of the effective stress.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -69,6 +73,8 @@ class Normalisation(BaseModel):
     rms: tuple[tuple[Positive, ...], ...]
     curve_strain: tuple[float, ...] = Field(min_length=1)
     stress_rms: tuple[Positive, ...]
+    centre: tuple[float, ...] = ()
+    stress_centre: float = 0.0
 
     @model_validator(mode="after")
     def _has_a_constant_for_each_channel(self) -> Normalisation:
@@ -76,6 +82,8 @@ class Normalisation(BaseModel):
             raise ValueError("rms must have a value per frame and field")
         if len(self.stress_rms) != len(self.curve_strain):
             raise ValueError("stress_rms must have a value per strain step")
+        if self.centre and len(self.centre) != len(self.fields):
+            raise ValueError("centre must have a value per field")
         return self
 
     def to_json(self) -> str:
@@ -95,6 +103,8 @@ class Normalisation(BaseModel):
         offset[: self.layout.static] = 0.5
         if self.fields:
             scale[self.layout.static :] = SIGMA_DATA / torch.tensor(self.rms).flatten()
+        if self.centre:
+            offset[self.layout.static :] = torch.tensor(self.centre).repeat(self.layout.frames)
         return offset, scale
 
     def encode(self, physical: Tensor) -> Tensor:
@@ -109,7 +119,45 @@ class Normalisation(BaseModel):
 
     def encode_curve(self, stress: Tensor) -> Tensor:
         """Scale effective stress ``(batch, steps)`` in MPa."""
-        return stress / torch.tensor(self.stress_rms, device=stress.device)
+        rms = torch.tensor(self.stress_rms, device=stress.device)
+        return (stress - self.stress_centre) / rms
+
+
+class Range(NamedTuple):
+    """Least and largest value of something over the training set."""
+
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        """Half of what is between them."""
+        return (self.high - self.low) / 2
+
+
+def ranges(fields: Mapping[str, Range], stress: Range, strain: Sequence[float]) -> Normalisation:
+    """Return the scaling of the published network.
+
+    Parameters
+    ----------
+    fields
+        Of every channel of a frame in all frames, cell sides or MPa.
+    stress
+        Of the effective stress at all strains, MPa.
+    strain
+        Applied strain of the frames.
+    """
+    return Normalisation(
+        reference_frame="lagrangian",
+        mask=False,
+        fields=tuple(fields),
+        frame_strain=tuple(strain),
+        rms=(tuple(SIGMA_DATA * field.half for field in fields.values()),) * len(strain),
+        curve_strain=tuple(strain),
+        stress_rms=(stress.half,) * len(strain),
+        centre=tuple(field.low + field.half for field in fields.values()),
+        stress_centre=stress.low + stress.half,
+    )
 
 
 def move_pixels(images: Tensor, element: int) -> Tensor:
@@ -167,7 +215,7 @@ class Samples:
         scales = [scale * signs(element, fields, layout) for element in range(4)]
         device = physical.device
         self._scales = torch.stack(scales)[:, :, None, None].to(device)
-        self._static_offset = (offset * scale)[: layout.static, None, None].to(device)
+        self._offset = (offset * scale)[:, None, None].to(device)
 
     def __len__(self) -> int:
         return len(self.physical)
@@ -191,7 +239,7 @@ class Samples:
         states = out[: len(rows)]
         for state, row, element in zip(states, rows, elements, strict=True):
             state.copy_(move_pixels(self.physical[row], element)).mul_(self._scales[element])
-        states[:, : len(self._static_offset)] -= self._static_offset
+        states -= self._offset
         return states, self.stress[list(rows)]
 
 
@@ -257,6 +305,7 @@ def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
     training = len(dataset.split["train"])
     shape = (len(places), *read_sample(dataset, model, places[0]).shape)
     square = np.zeros(shape[1])
+    low, high = np.full(shape[1], np.inf), np.full(shape[1], -np.inf)
     with atomic_path(cache / "samples.npy") as temporary, ThreadPoolExecutor(4) as pool:
         samples = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
         reserve(temporary)
@@ -265,23 +314,32 @@ def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
             samples[row] = sample
             if row < training:
                 square += np.square(sample, dtype=np.float32).mean(axis=(1, 2)) / training
+                low = np.minimum(low, sample.min(axis=(1, 2)))
+                high = np.maximum(high, sample.max(axis=(1, 2)))
         samples.flush()
     stress = dataset.read("frame_stress", places).astype(np.float32)
     with atomic_path(cache / "stress.npy") as temporary:
         np.save(temporary, stress)
 
     strain = dataset.manifest["frame_strain"]
-    rows = frame_rows(dataset, model)
-    rms = np.sqrt(square[int(model.mask) :]).reshape(len(rows), len(model.fields))
-    constants = Normalisation(
-        reference_frame=model.reference_frame,
-        mask=model.mask,
-        fields=tuple(model.fields),
-        frame_strain=tuple(strain[row] for row in rows),
-        rms=tuple(map(tuple, rms.tolist())),
-        curve_strain=tuple(strain),
-        stress_rms=tuple(np.sqrt(np.square(stress[:training]).mean(axis=0)).tolist()),
-    )
+    if model.kind == "published":
+        lows = low.reshape(-1, len(model.fields)).min(axis=0).tolist()
+        highs = high.reshape(-1, len(model.fields)).max(axis=0).tolist()
+        fields: dict[str, Range] = dict(zip(model.fields, map(Range, lows, highs), strict=True))
+        known = stress[:training]
+        constants = ranges(fields, Range(float(known.min()), float(known.max())), strain)
+    else:
+        rows = frame_rows(dataset, model)
+        rms = np.sqrt(square[int(model.mask) :]).reshape(len(rows), len(model.fields))
+        constants = Normalisation(
+            reference_frame=model.reference_frame,
+            mask=model.mask,
+            fields=tuple(model.fields),
+            frame_strain=tuple(strain[row] for row in rows),
+            rms=tuple(map(tuple, rms.tolist())),
+            curve_strain=tuple(strain),
+            stress_rms=tuple(np.sqrt(np.square(stress[:training]).mean(axis=0)).tolist()),
+        )
     save_text(cache / "normalisation.json", constants.to_json())
 
 

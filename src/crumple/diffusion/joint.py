@@ -16,7 +16,15 @@ from crumple.designs import mirror
 from crumple.diffusion.data import Normalisation
 from crumple.diffusion.model import TrainedModel
 from crumple.diffusion.response import FramePrediction, ResponseModel, predict_frames
-from crumple.diffusion.sampling import SAMPLERS, guided, karras_sigmas
+from crumple.diffusion.sampling import (
+    SAMPLERS,
+    Noise,
+    ancestral,
+    cosine_sigmas,
+    guided,
+    karras_sigmas,
+    thresholded,
+)
 from crumple.errors import UserError
 from crumple.layout import CELL, GENERATED_CHANNELS, QUARTER, pixel_height
 from crumple.metrics import nrmse, predicted_curve, volume_change
@@ -25,9 +33,9 @@ from crumple.topology import design_from_fields, read_designs
 
 
 def sample(
-    model: TrainedModel, stress: Tensor, known: Tensor, noise: Tensor, settings: Generation
+    model: TrainedModel, stress: Tensor, known: Tensor, noise: Noise, settings: Generation
 ) -> Tensor:
-    """Draw one sample per row of ``noise``.
+    """Draw one sample per row of the noise.
 
     Parameters
     ----------
@@ -38,17 +46,17 @@ def sample(
     known
         ``(batch, steps)`` bool.
     noise
-        ``(batch, channels, 96, 96)``, see :meth:`crumple.diffusion.network.Layout.noise`.
+        Returns noise ``(batch, channels, 96, 96)`` (:meth:`crumple.diffusion.network.Layout.noise`)
+        of the start, 0, and of a step of the ancestral sampler.
     settings
         Sampler, noise levels, guidance.
 
     Returns
     -------
     Tensor
-        Of the shape of ``noise``, physical units; the order of channels is that of
+        Of the shape of the noise, physical units; the order of channels is that of
         ``model.normalisation``.
     """
-    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
     denoise = guided(
         model.denoiser,
         model.normalisation.encode_curve(stress),
@@ -56,8 +64,15 @@ def sample(
         settings.guidance,
         settings.guidance_interval,
     )
+    if settings.threshold < 1:
+        denoise = thresholded(denoise, settings.threshold)
     with torch.inference_mode():
-        state = SAMPLERS[settings.sampler](denoise, noise * settings.sigma_max, sigmas)
+        if settings.sampler == "ancestral":
+            sigmas = cosine_sigmas(settings.steps)
+            state = ancestral(denoise, noise(0) * sigmas[0], sigmas, noise)
+        else:
+            sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
+            state = SAMPLERS[settings.sampler](denoise, noise(0) * settings.sigma_max, sigmas)
     return model.normalisation.decode(state)
 
 
@@ -90,8 +105,19 @@ def joint_candidates(
     Raises
     ------
     UserError
-        When the model doesn't know how to draw designs.
+        When the model doesn't know how to draw designs, or not for these targets or settings.
     """
+    published = model.settings.kind == "published"
+    if published and not targets.known.all():
+        raise UserError(
+            "the published network is shown whole curves alone: let the targets say something at "
+            "every strain, up to 0.2"
+        )
+    if config.generation.threshold < 1 and not published:
+        raise UserError(
+            "generation.threshold cuts states off that go from -1 to 1, which are those of the "
+            "published network alone: set it to 1"
+        )
     if model.known_design == 1:
         raise UserError(
             "this model was trained with training.known_design 1: it predicts the fields of given "
@@ -101,11 +127,15 @@ def joint_candidates(
     target = np.array(numbers) // config.generation.candidates
     seed = [int(seeds.rng(config.seed, "generation", i).integers(2**63)) for i in numbers]
     layout = model.normalisation.layout
+
+    def noise(step: int) -> Tensor:
+        return torch.stack([layout.noise(CELL, (s + step) % 2**63, device) for s in seed])
+
     state = sample(
         model,
         torch.tensor(targets.stress[target], dtype=torch.float32, device=device),
         torch.tensor(targets.known[target], device=device),
-        torch.stack([layout.noise(CELL, s, device) for s in seed]),
+        noise,
         config.generation,
     )
     physical = state.float().cpu().numpy()

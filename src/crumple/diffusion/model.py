@@ -22,7 +22,9 @@ from crumple.atomic import atomic_path, save_text
 from crumple.config import Model
 from crumple.diffusion.data import Normalisation
 from crumple.diffusion.network import Layout, Network
+from crumple.diffusion.noise_prediction import NoisePredictor
 from crumple.diffusion.preconditioning import Denoiser
+from crumple.diffusion.published_network import PublishedNetwork
 from crumple.errors import UserError
 from crumple.provenance import hash_file
 from crumple.readers import read_json, refusing
@@ -57,14 +59,21 @@ class TrainedModel:
         how to predict the fields of one, with 1 it doesn't know how to draw one.
     """
 
-    denoiser: Denoiser
+    denoiser: Denoiser | NoisePredictor
     normalisation: Normalisation
     settings: Model
     known_design: float
 
 
+def build_denoiser(settings: Model, layout: Layout, steps: int) -> Denoiser | NoisePredictor:
+    """Return an untrained denoiser of states of ``layout``, given curves of ``steps`` stresses."""
+    if settings.kind == "published":
+        return NoisePredictor(PublishedNetwork(layout, steps, settings.channels, settings.head))
+    return Denoiser(build_network(settings, layout, steps))
+
+
 def build_network(settings: Model, layout: Layout, steps: int) -> Network:
-    """Return an untrained network for states of ``layout`` and curves of ``steps`` stresses."""
+    """Return an untrained network of this program; see :func:`build_denoiser`."""
     network = Network(
         layout,
         steps=steps,
@@ -123,7 +132,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
     Parameters
     ----------
     folder
-        Folder written by ``crumple train``.
+        Folder written by ``crumple train`` or ``crumple import-checkpoint``.
     device
         Where the weights go.
 
@@ -140,8 +149,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
             raise ValueError("it has changed since it was written")
         weights = load_file(folder / "model.safetensors")
     shape = normalisation.layout, len(normalisation.curve_strain)
-    with torch.device("meta"):  # no memory is asked for before the sizes are known to be right
-        expected = build_network(config.model, *shape).state_dict()
+    # No memory is asked for before the sizes are known to be right.
+    with refusing(folder / "normalisation.json", ADVICE), torch.device("meta"):
+        expected = build_denoiser(config.model, *shape).network.state_dict()
     if {name: value.shape for name, value in weights.items()} != {
         name: value.shape for name, value in expected.items()
     }:
@@ -149,7 +159,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Traine
             f"{folder}: model.safetensors doesn't fit config.json and normalisation.json, or comes "
             f"from another version of crumple; {ADVICE}"
         )
-    settings, network = config.model, build_network(config.model, *shape)
-    network.load_state_dict(weights)
-    network.to(device)
-    return TrainedModel(Denoiser(network).eval(), normalisation, settings, config.known_design)
+    denoiser = build_denoiser(config.model, *shape)
+    denoiser.network.load_state_dict(weights)
+    denoiser.to(device).eval()
+    return TrainedModel(denoiser, normalisation, config.model, config.known_design)

@@ -182,7 +182,7 @@ class Attention(nn.Module):
         repeats = len(x) // len(tokens)
         key = torch.cat([key, repeat(token_key, SHARED, repeats=repeats)], dim=2)
         value = torch.cat([value, repeat(token_value, SHARED, repeats=repeats)], dim=2)
-        mixed = _attend(self.norm_query(query), self.norm_key(key), value)
+        mixed = attend(self.norm_query(query), self.norm_key(key), value)
         return self.out(rearrange(mixed, "sets heads positions c -> sets positions (heads c)"))
 
     def _heads(self, x: Tensor, parts: int) -> Tensor:
@@ -403,15 +403,18 @@ def position_features(size: int) -> Tensor:
     return torch.cat([periodic, (1 - 2 * y)[None, :, None].expand(1, size, size)]).float()
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v.
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return softmax(q k^T / sqrt(d) + bias) v.
 
     On CPUs it is written out, because the fused kernel's backward pass takes 2 to 10 times as long
     for sets as small as these.
     """
     if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, key, value)
+        mask = bias if bias is None else bias.to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, mask)
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if bias is not None:
+        logits = logits + bias
     return logits.softmax(dim=-1) @ value
 
 

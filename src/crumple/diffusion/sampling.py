@@ -1,4 +1,4 @@
-"""Samplers of the probability-flow ODE, noise schedule and guidance, as short pure functions.
+"""Samplers, noise schedules and guidance, as short pure functions.
 
 A ``denoise`` function takes a state ``(batch, channels, h, w)`` and a noise level (a scalar
 tensor) and returns the estimate of the clean state.
@@ -6,12 +6,14 @@ tensor) and returns the estimate of the clean state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
+Noise = Callable[[int], Tensor]  # standard normal noise of a step, of the shape of the state
 
 
 def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
@@ -19,6 +21,17 @@ def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, rho: float = 7
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     roots = sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))
     return torch.cat([roots**rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def cosine_sigmas(steps: int) -> Tensor:
+    """Return ``steps`` falling noise levels and a final zero (Nichol and Dhariwal 2021, eq. 17).
+
+    Their beta is at most 0.9999, which sets the first level: 16,427 with 256 of them.
+    """
+    signal = torch.linspace(0.008, 1.008, steps + 1, dtype=torch.float64) * math.pi / 2.016
+    beta = (1 - (signal[1:].cos() / signal[:-1].cos()).square()).clamp(max=0.9999)
+    kept = torch.cumprod(1 - beta, dim=0)
+    return torch.cat([(1 / kept - 1).sqrt().flip(0), torch.zeros(1, dtype=torch.float64)])
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
@@ -69,7 +82,23 @@ def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     return x
 
 
-SAMPLERS = {"heun": heun, "dpmpp_2m": dpmpp_2m}
+SAMPLERS = {"heun": heun, "dpmpp_2m": dpmpp_2m}  # of the probability-flow ODE
+
+
+def ancestral(denoise: Denoise, x: Tensor, sigmas: Tensor, noise: Noise) -> Tensor:
+    """Sample the state of each level given the one before (Ho et al. 2020, algorithm 2).
+
+    Their posterior (eq. 7) written for noise levels. Parameters and result as in :func:`heun`;
+    ``noise`` is asked for steps 1, 2, and so on.
+    """
+    levels = zip(sigmas[:-1], sigmas[1:], strict=True)
+    for step, (sigma, sigma_next) in enumerate(levels, start=1):
+        kept = (sigma_next / sigma) ** 2
+        denoised = denoise(x, sigma)
+        x = denoised + kept * (x - denoised)
+        if sigma_next > 0:
+            x = x + sigma_next * (1 - kept).sqrt() * noise(step)
+    return x
 
 
 def evaluations(sampler: str, steps: int) -> int:
@@ -117,3 +146,20 @@ def guided(
         return null + weight * (conditional - null)
 
     return denoise
+
+
+def thresholded(denoise: Denoise, quantile: float) -> Denoise:
+    """Return a denoise function whose estimates lie in [-1, 1], as the data do.
+
+    Beyond this ``quantile`` of its magnitudes an estimate is cut off, and then it is scaled to 1:
+    dynamic thresholding (Saharia et al. 2022, arXiv:2205.11487), as in the published sampler.
+    """
+
+    def clipped(x: Tensor, sigma: Tensor) -> Tensor:
+        denoised = denoise(x, sigma)
+        rows = denoised.flatten(1).abs().float()  # one by one: torch limits how many it sorts
+        largest = torch.stack([row.quantile(quantile) for row in rows]).clamp(min=1)
+        largest = largest.to(denoised.dtype)[:, None, None, None]
+        return denoised.clamp(-largest, largest) / largest
+
+    return clipped

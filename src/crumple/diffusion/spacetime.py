@@ -21,15 +21,17 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from crumple import seeds
-from crumple.config import Config, Denoising, cannot_show_designs
+from crumple.config import Config, Denoising, unknown_to_model
 from crumple.dataset import Dataset
 from crumple.diffusion import training
 from crumple.diffusion.data import Samples, build_cache, load_samples, symmetries
-from crumple.diffusion.model import build_network, save_model
-from crumple.diffusion.preconditioning import Denoiser, denoising_loss
+from crumple.diffusion.model import build_denoiser, save_model
+from crumple.diffusion.noise_prediction import noise_loss
+from crumple.diffusion.preconditioning import denoising_loss
 from crumple.errors import ConfigError
 from crumple.provenance import hash_file, made_by
 
+LOSSES = {"crumple": denoising_loss, "published": noise_loss}  # by the kind of model
 VALIDATION_LEVELS = 4  # noise levels per held-out sample
 
 
@@ -163,7 +165,7 @@ class SpaceTime:
 
     def build(self) -> nn.Module:
         """Return the denoiser."""
-        return Denoiser(build_network(self.config.model, self.normalisation.layout, self.steps))
+        return build_denoiser(self.config.model, self.normalisation.layout, self.steps)
 
     def loss(self, network: nn.Module, indices: Sequence[int]) -> Tensor:
         """Return the loss of training samples."""
@@ -191,7 +193,8 @@ class SpaceTime:
         save_model(folder, weights, self.config.model, self.normalisation, part, training)
 
     def _loss(self, network: nn.Module, samples: Samples, draws: list[Draw]) -> Tensor:
-        return denoising_loss(network, *self.assemble(samples, draws))
+        loss = LOSSES[self.config.model.kind]
+        return loss(network, *self.assemble(samples, draws))
 
     def assemble(self, samples: Samples, draws: list[Draw]) -> Batch:
         """Put a batch together from what was drawn for its samples."""
@@ -233,7 +236,7 @@ def train(config: Config, manifest_path: Path, out: Path) -> None:
     UserError
         When the data or the settings can't be used, or a signal stopped the run.
     """
-    wrong = cannot_show_designs(config)
+    wrong = unknown_to_model(config)
     if wrong:
         raise ConfigError(wrong)
     dataset = Dataset(manifest_path)

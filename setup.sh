@@ -16,7 +16,7 @@ APT_PACKAGES=(ca-certificates python3-venv python3-dolfinx-real libgl1 libegl1 l
 TEST_PACKAGES=(git calculix-ccx chromium)
 
 main() {
-  local conda=no task=""
+  local conda=no task="" python
   for argument in "$@"; do
     case $argument in
       --conda) conda=yes ;;
@@ -29,7 +29,8 @@ main() {
   else
     install_apt "${APT_PACKAGES[@]}"
     set_up_venv .venv-fe /usr/bin/python3 fem fem,test --system-site-packages
-    set_up_venv .venv "$(find_python)" learn learn,share,test,dev,docs
+    python=$(find_python) # on a line of its own, for the script to end where there is none
+    set_up_venv .venv "$python" learn learn,share,test,dev,docs
   fi
   case $task in
     demo) run_demo ;;

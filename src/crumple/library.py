@@ -114,6 +114,17 @@ class Library:
         return self.quarter.mean(axis=(1, 2))
 
 
+def packaged(name: str) -> Path:
+    """Return what comes with the package: ``library.npz``, or a model's folder.
+
+    Parameters
+    ----------
+    name
+        Of it in ``crumple/data``; the folders are ``designer`` and ``response``.
+    """
+    return Path(str(resources.files("crumple"))) / "data" / name
+
+
 # --- the file ------------------------------------------------------------------------------------
 
 
@@ -130,9 +141,7 @@ def read_library(path: str | Path | None = None) -> Library:
     UserError
         When the file is missing, damaged, or isn't a library.
     """
-    if path is None:
-        with resources.as_file(resources.files("crumple") / "data" / "library.npz") as packaged:
-            return read_library(packaged)
+    path = path or packaged("library.npz")
     found = read_npz(path, LIBRARY)
     record = read_record(found["made_by"], path, LIBRARY.advice, LibraryRecord)
     index = found["index"].astype(np.int64)

@@ -24,9 +24,9 @@ from crumple.diffusion.generation import Models
 from crumple.diffusion.model import build_network, load_model, save_model
 from crumple.diffusion.pairs import Examples, Pairs
 from crumple.diffusion.response import ResponseProblem, load_response
-from crumple.diffusion.weights import packaged
 from crumple.errors import UserError
 from crumple.layout import CURVE_STRAIN
+from crumple.library import packaged
 from crumple.topology import acceptance
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -25,9 +25,9 @@ from crumple.diffusion.model import load_model
 from crumple.diffusion.precision import autocast, resolve
 from crumple.diffusion.response import load_response
 from crumple.diffusion.sampling import evaluations
-from crumple.diffusion.weights import packaged
 from crumple.errors import UserError
 from crumple.layout import FRAME_STRAIN
+from crumple.library import packaged
 from crumple.progress import progress
 from crumple.provenance import folder_record, hash_file, hash_model, made_by
 from crumple.readers import Schema, read_npz

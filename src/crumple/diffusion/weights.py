@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from crumple import __version__
 from crumple.atomic import atomic_path, save_text
 from crumple.provenance import hash_file
 from crumple.readers import read_json, refusing
-
-
-def packaged(name: str) -> Path:
-    """Return the folder of the ``designer`` or the ``response`` that comes with the package."""
-    return Path(str(resources.files("crumple"))) / "data" / name
 
 
 class Description(BaseModel):
@@ -33,6 +27,13 @@ class Description(BaseModel):
 
 
 D = TypeVar("D", bound=Description)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by their names as safetensors, atomically."""
+    content = save({name: value.contiguous() for name, value in tensors.items()})
+    with atomic_path(path) as temporary:  # safetensors' own file is for its owner only (mode 600)
+        temporary.write_bytes(content)
 
 
 def save_weights(
@@ -55,8 +56,7 @@ def save_weights(
         ``format`` and what else JSON can hold; version and checksum are added.
     """
     file = path.with_suffix(".safetensors")
-    with atomic_path(file) as temporary:
-        save_file({name: w.to(dtype).contiguous() for name, w in weights.items()}, temporary)
+    write_tensors(file, {name: value.to(dtype) for name, value in weights.items()})
     about = {
         "version": 1,
         "crumple": __version__,

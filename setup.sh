@@ -53,7 +53,7 @@ die() {
 
 # install_apt [--if-offered] PACKAGE...: with the option, what the system doesn't have is left out.
 install_apt() {
-  local if_offered=no missing=() offered=() sudo=()
+  local if_offered=no missing=() offered=() sudo=() candidate
   if [ "$1" = --if-offered ]; then
     if_offered=yes
     shift
@@ -72,7 +72,8 @@ install_apt() {
   fi
   "${sudo[@]}" apt-get update -qq || die "apt-get update failed: see its message above"
   for package in "${missing[@]}"; do
-    if [ $if_offered = no ] || apt-cache policy "$package" | grep -q 'Candidate: [^(]'; then
+    candidate=$(LC_ALL=C apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')
+    if [ $if_offered = no ] || [ "${candidate:-(none)}" != "(none)" ]; then
       offered+=("$package")
     else
       say "this system has no package $package: the tests that need it are skipped"

@@ -77,7 +77,10 @@ def test_a_run_on_linked_data_is_ok(run, tmp_path, capsys):
     assert problems(run, capsys) == []
 
 
-@pytest.mark.parametrize("last", ["data/shards", "data", "data model", "data designer response model generated.zarr"])
+@pytest.mark.parametrize(
+    "last",
+    ["data/shards", "data", "data model", "data designer response model generated.zarr"],
+)
 def test_a_run_that_is_not_finished_is_ok(run, last, capsys):
     """What wasn't made yet is no problem."""
     for part in run.iterdir():

@@ -13,10 +13,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 APT_PACKAGES=(ca-certificates python3-venv python3-dolfinx-real libgl1 libegl1 libglu1-mesa
   libxcursor1 libxft2 libxinerama1 libxrender1 libfontconfig1)
-TEST_PACKAGES=(git calculix-ccx chromium)
+TEST_PACKAGES=(git calculix-ccx chromium chromium-driver)
 
 main() {
-  local conda=no task=""
+  local conda=no task="" python
   for argument in "$@"; do
     case $argument in
       --conda) conda=yes ;;
@@ -29,7 +29,8 @@ main() {
   else
     install_apt "${APT_PACKAGES[@]}"
     set_up_venv .venv-fe /usr/bin/python3 fem fem,test --system-site-packages
-    set_up_venv .venv "$(find_python)" learn learn,share,test,dev,docs
+    python=$(find_python) # on a line of its own, for the script to end where there is none
+    set_up_venv .venv "$python" learn learn,share,test,dev,docs
   fi
   case $task in
     demo) run_demo ;;
@@ -50,8 +51,13 @@ die() {
 
 # --- system packages -----------------------------------------------------------------------------
 
+# install_apt [--if-offered] PACKAGE...: with the option, what the system doesn't have is left out.
 install_apt() {
-  local missing=()
+  local if_offered=no missing=() offered=() sudo=() candidate
+  if [ "$1" = --if-offered ]; then
+    if_offered=yes
+    shift
+  fi
   for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed' ||
       missing+=("$package")
@@ -59,26 +65,34 @@ install_apt() {
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null ||
     die "no apt-get here: install the packages ${missing[*]} yourself, or use: bash setup.sh --conda"
-  local sudo=()
   if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null ||
       die "installing ${missing[*]} needs root or sudo: run this script as root once"
     sudo=(sudo)
   fi
-  say "installing system packages: ${missing[*]}"
   "${sudo[@]}" apt-get update -qq || die "apt-get update failed: see its message above"
+  for package in "${missing[@]}"; do
+    candidate=$(LC_ALL=C apt-cache policy "$package" | sed -n 's/^ *Candidate: //p')
+    if [ $if_offered = no ] || [ "${candidate:-(none)}" != "(none)" ]; then
+      offered+=("$package")
+    else
+      say "this system has no package $package: the tests that need it are skipped"
+    fi
+  done
+  [ ${#offered[@]} -gt 0 ] || return 0
+  say "installing system packages: ${offered[*]}"
   "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
-    die "apt-get could not install ${missing[*]}: see its message above"
+    apt-get install -y -qq --no-install-recommends "${offered[@]}" >/dev/null ||
+    die "apt-get could not install ${offered[*]}: see its message above"
 }
 
-# Ubuntu's chromium package is only a snap, which does not run headless in containers: the one test
-# that needs a browser is skipped without it.
+# Debian 13 has no CalculiX. Ubuntu's chromium package is only a snap, which does not run headless in
+# containers.
 install_test_packages() {
   if grep -q '^ID=ubuntu' /etc/os-release; then
-    install_apt git calculix-ccx
+    install_apt --if-offered git calculix-ccx
   else
-    install_apt "${TEST_PACKAGES[@]}"
+    install_apt --if-offered "${TEST_PACKAGES[@]}"
   fi
 }
 

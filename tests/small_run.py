@@ -12,10 +12,13 @@ from crumple.readers import read_npz
 TARGETS = Path(__file__).parents[1] / "workflow/targets/paper.csv"
 
 
-def make_run(run: Path, config: Config, imported: bool = False) -> Path:
+def make_run(
+    run: Path, config: Config, imported: bool = False, packaged_models: bool = False
+) -> Path:
     """All stages of a run but for the finite elements, in whose place made-up fields stand.
 
-    With ``imported``, the data are such ones in the published layout.
+    With ``imported``, the data are such ones in the published layout. With ``packaged_models``,
+    the designs come from the models of the package.
     """
     crumple = _commands(run, config)
     manifest, model, library = run / "data/dataset.json", run / "model", run / "data/library.npz"
@@ -31,7 +34,7 @@ def make_run(run: Path, config: Config, imported: bool = False) -> Path:
     crumple("index", manifest, "--shards", *sorted((run / "data/shards").iterdir()))
     crumple("train", model, "--dataset", manifest)
     models = ["--model", model]
-    if not imported:
+    if not imported and not packaged_models:
         designer, response = run / "designer", run / "response"
         crumple("library", library, manifest)
         crumple("train-designer", designer, "--library", library)
@@ -86,10 +89,12 @@ def synthetic_shard(path: Path, part: Path, config: Config) -> None:
     synthetic.write_shard(out, known["quarter"], stress, status, known["index"], config=config)
 
 
-def make(settings: Config, folder: Path, imported: bool = False, **more) -> Path:
+def make(
+    settings: Config, folder: Path, imported: bool = False, packaged_models: bool = False, **more
+) -> Path:
     values = settings.model_dump() | {"designs": {"count": 12, "shard_size": 6}} | more
     values |= {"evaluation": {"held_out": 1, "verify": 1}}
     if imported:
         values["generation"] |= {"method": "joint"}
         values["training"] |= {"known_design": 0.0}
-    return make_run(folder, Config.model_validate(values), imported)
+    return make_run(folder, Config.model_validate(values), imported, packaged_models)

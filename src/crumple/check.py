@@ -4,7 +4,8 @@ Nothing is known but the folder of the run. Every file is compared with the chec
 written with it or with what was made from it, and every artefact with the record of what made it
 (:mod:`crumple.provenance`)::
 
-    designs -> meshes -> shards -> dataset.json -> model -> generated.zarr
+    designs -> meshes -> shards -> dataset.json -> model
+            -> library.npz -> designer, response -> generated.zarr (which the model is for too)
             -> verified designs -> meshes -> shards -> evaluation -> report.html
 
 A run with the models of the package begins at ``generated.zarr``. What isn't there yet is no
@@ -32,7 +33,7 @@ from crumple.dataset import SHARD, build_manifest, open_intact, open_shard, read
 from crumple.designs import DESIGNS
 from crumple.errors import UserError
 from crumple.evaluation import VERIFIED
-from crumple.library import MODELS, packaged
+from crumple.library import LIBRARY, MODELS, collect, packaged, read_library
 from crumple.progress import progress
 from crumple.provenance import (
     RECORD,
@@ -54,6 +55,10 @@ from crumple.targets import read_targets
 
 INDEX = "make it again with `crumple index`"
 TRAIN = "train this model again with `crumple train`"
+LIBRARY_MODELS = {  # folders of the models that are trained on a library
+    "designer": ("design model", "train it again with `crumple train-designer`"),
+    "response": ("forward model", "train it again with `crumple train-response`"),
+}
 EVALUATE = "run `crumple evaluate` again"
 REPORT = "run `crumple report` again"
 CRATE = "ro-crate-metadata.json"
@@ -146,6 +151,7 @@ def examine(run: Path) -> Findings:
     dataset, model = run / "data/dataset.json", run / "model"
     store, evaluation = run / "generated.zarr", run / "evaluation"
     made = _data_set(run / "data", dataset, findings)
+    _library_and_models(run, dataset, made, findings)
     if model.is_dir():
         with findings.artefact("model"):
             made = _model(model, dataset, made, findings)
@@ -330,6 +336,40 @@ def _shard(path: Path, made: Mapping[str, Any], hashes: Mapping[str, str]) -> di
 # --- what was made from it -----------------------------------------------------------------------
 
 
+def _library_and_models(
+    run: Path, dataset: Path, made: Mapping[str, Any], findings: Findings
+) -> None:
+    """Check the library of the data set and the models that were trained on it."""
+    library, designs = run / "data/library.npz", None
+    if library.exists():
+        with findings.artefact("library"):
+            # what is wrong with the shards has been said, and is no fault of the library
+            intact = dataset if findings.intact["data set"] else None
+            designs = _library(library, intact, made)
+    for name, (kind, advice) in LIBRARY_MODELS.items():
+        folder = run / name
+        if folder.is_dir():
+            with findings.artefact(kind):
+                record = folder_record(folder, advice)
+                require_sums(folder, advice, findings)
+                if library.exists():
+                    _require_same(record, made, folder)
+                    require_inputs(record, folder, **_given(designs=designs))
+                elif record["inputs"] != read_library().record["inputs"]:
+                    raise _missing(library, folder)
+
+
+def _library(path: Path, dataset: Path | None, made: Mapping[str, Any]) -> str:
+    """Check a library, with the results of the data set where there is one; return its hash."""
+    library = read_library(path)
+    _require_same(library.record, made, path)
+    if dataset is not None:
+        shards = [dataset.parent / entry["path"] for entry in read_manifest(dataset)["shards"]]
+        if len(collect(((shard, open_shard(shard)) for shard in shards), library)) > len(library):
+            raise UserError(f"{path} lacks designs of {dataset}: {LIBRARY.advice}")
+    return str(library.record["inputs"]["designs"])
+
+
 def _model(
     folder: Path, dataset: Path, made: Mapping[str, Any], findings: Findings
 ) -> Mapping[str, Any]:
@@ -363,6 +403,11 @@ def _generated(
             require_inputs(record, path, model=hash_model(model))
     if "dataset" not in record["inputs"]:
         _packaged(record, path, findings)
+    for name in LIBRARY_MODELS if "dataset" in record["inputs"] else ():
+        own, weights = model.with_name(name), f"{name}.safetensors"
+        used, of_package = record["inputs"].get(name), hash_file(packaged(name) / weights)
+        if used is not None and (own.is_dir() or used != of_package):
+            require_inputs(record, path, **_inputs(path, **{name: own / weights}))
     names, stress, known = folder.targets
     if held_out.exists():
         goals = dict(zip(names, zip(stress, known, strict=True), strict=True))
@@ -393,7 +438,7 @@ def _evaluation(
             is_shard = name.endswith(".zarr")
             path = verified / ("shards" if is_shard else "designs") / name
             if not path.exists():
-                raise UserError(f"{path}, from which {folder} was made, is missing: make it again")
+                raise _missing(path, folder)
             if (hash_folder if is_shard else hash_file)(path) != wanted:
                 raise UserError(f"{folder} wasn't made from {path} as it is now; {EVALUATE}")
 
@@ -437,8 +482,12 @@ def _inputs(made_from: Path, **files: Path) -> dict[str, str]:
     """Return the hashes of the files that something was made from; they must be there."""
     for path in files.values():
         if not path.is_file():
-            raise UserError(f"{path}, from which {made_from} was made, is missing: make it again")
+            raise _missing(path, made_from)
     return {name: hash_file(path) for name, path in files.items()}
+
+
+def _missing(path: Path, made_from: Path) -> UserError:
+    return UserError(f"{path}, from which {made_from} was made, is missing: make it again")
 
 
 def _given(**hashes: str | None) -> dict[str, str]:

@@ -1,6 +1,10 @@
 """The dependencies: pyproject.toml lists them; constraints and conda files pin the same ones."""
 
+import hashlib
+import os
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -92,6 +96,30 @@ def test_setup_installs_the_extras():
     setup = (ROOT / "setup.sh").read_text()
     for extra in PROJECT["optional-dependencies"]:
         assert re.search(rf"(learn|fem) \S*\b{extra}\b", setup), extra
+
+
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="setup.sh is for Debian and Ubuntu")
+def test_setup_ends_where_there_is_no_python(tmp_path):
+    """With one sentence, and without going on with the name of none."""
+    for name in ("setup.sh", "pyproject.toml", "envs"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    python = tmp_path / ".venv-fe/bin/python"  # this environment is there already
+    python.parent.mkdir(parents=True)
+    python.write_text("")
+    python.chmod(0o755)
+    listed = [tmp_path / "envs/fem.constraints.txt", tmp_path / "pyproject.toml"]
+    listed_hash = hashlib.sha256(b"".join(path.read_bytes() for path in listed)).hexdigest()
+    (tmp_path / ".venv-fe/.up-to-date").write_text(f"{listed_hash}  - {tmp_path}")
+    done = subprocess.run(
+        ["bash", "setup.sh"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": "/no/python"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("setup: error: no Python >= 3.11")
 
 
 def test_the_workflow_asks_for_the_snakemake_that_is_installed():

@@ -1,6 +1,7 @@
 """`crumple check`: an undamaged run passes; whatever is damaged, missing or foreign is named."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import zarr
 
-from crumple import check, cli, dataset
+from crumple import check, cli, dataset, library
 from crumple.config import Config
 from crumple.library import packaged
+from crumple.provenance import hash_designs, hash_file
 from small_run import make, make_package_run
 
 
@@ -60,6 +62,9 @@ def test_an_undamaged_run_is_ok(run, capsys):
         "2 files of designs in data",
         "2 shards in data",
         "1 data set",
+        "1 library",
+        "1 design model",
+        "1 forward model",
         "1 model",
         "1 set of candidates",
         "1 shards in verified",
@@ -83,7 +88,10 @@ def test_a_run_on_linked_data_is_ok(run, tmp_path, capsys):
     assert problems(run, capsys) == []
 
 
-@pytest.mark.parametrize("last", ["data/shards", "data", "data model", "data model generated.zarr"])
+@pytest.mark.parametrize(
+    "last",
+    ["data/shards", "data", "data model", "data designer response model generated.zarr"],
+)
 def test_a_run_that_is_not_finished_is_ok(run, last, capsys):
     """What wasn't made yet is no problem."""
     for part in run.iterdir():
@@ -150,6 +158,14 @@ FILES = (  # every kind of file that carries results
     "data/shards/0001.zarr/frames/zarr.json",
     "data/shards/0001.zarr/zarr.json",
     "data/dataset.json",
+    "data/library.npz",
+    "designer/designer.safetensors",
+    "designer/designer.json",
+    "designer/made_by.json",
+    "response/response.safetensors",
+    "response/response.json",
+    "response/stats.jsonl",
+    "response/made_by.json",
     "model/model.safetensors",
     "model/config.json",
     "model/normalisation.json",
@@ -191,6 +207,9 @@ def remove(path: Path) -> None:
         ("data/dataset.json", "dataset.json, from which .*model was made, is missing"),
         ("model/model.safetensors", "model.safetensors is missing"),
         ("model", "cannot read .*model: No such file"),
+        ("data/library.npz", "library.npz, from which .*designer was made, is missing"),
+        ("designer", "designer.safetensors, from which .*generated.zarr was made, is missing"),
+        ("response/response.json", "response.json is missing; train it again"),
         ("held_out.csv", "held_out.csv, from which .* is missing"),
         ("generated.zarr", "generated.zarr, which .*evaluation compares, is missing"),
         ("verified/shards/0000.zarr", "0000.zarr, from which .*evaluation was made, is missing"),
@@ -229,6 +248,57 @@ def test_a_model_of_another_data_set_is_found(run, other, capsys):
     found = problems(run, capsys)
     assert any("model was made with other settings (" in line for line in found)
     assert any("generated.zarr doesn't belong to the model" in line for line in found)
+
+
+@pytest.mark.parametrize("name", ["data/library.npz", "designer", "response"])
+def test_a_library_or_its_models_of_another_run_are_found(run, other, name, capsys):
+    remove(run / name)
+    if (other / name).is_dir():
+        shutil.copytree(other / name, run / name)
+    else:
+        shutil.copy(other / name, run / name)
+    found = problems(run, capsys)
+    assert any(f"/{name} was made with other settings (" in line for line in found), found
+
+
+@pytest.mark.parametrize("name", ["designer", "response"])
+def test_models_that_were_trained_again_are_found(run, other, name, capsys):
+    """With weights that generated.zarr doesn't come from, and the checksums of these."""
+    weights, sums = f"{name}/{name}.safetensors", f"{name}/SHA256SUMS"
+    old, new = (hash_file(folder / weights) for folder in (run, other))
+    shutil.copy(other / weights, run / weights)
+    (run / sums).write_text((run / sums).read_text().replace(old, new))
+    (line,) = problems(run, capsys)
+    assert f"generated.zarr doesn't belong to the {name} given here" in line
+
+
+def test_a_library_that_lacks_designs_is_found(run, capsys):
+    """As one that was made before the data set has grown; its models fit it."""
+    for part in ("designer", "response", "generated.zarr", "evaluation", "report.html"):
+        remove(run / part)
+    path, whole = run / "data/library.npz", library.read_library(run / "data/library.npz")
+    rows = slice(0, -1)
+    designs = hash_designs(whole.index[rows], whole.quarter[rows])
+    record = whole.record | {"inputs": {"designs": designs}}
+    columns = whole.index[rows], whole.quarter[rows], whole.curve_stress[rows]
+    library.save_library(path, library.Library(*columns, record))
+    found = problems(run, capsys)
+    assert any("library.npz lacks designs of" in line for line in found), found
+
+
+def test_a_run_whose_designs_are_by_the_models_of_the_package_is_ok(settings, tmp_path, capsys):
+    """They and their library lie elsewhere, and are known."""
+    run = make(settings, tmp_path / "own", packaged_models=True)
+    capsys.readouterr()
+    assert problems(run, capsys) == []
+
+
+def test_others_may_read_what_the_umask_lets_them_read(finished):
+    umask = os.umask(0)
+    os.umask(umask)
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    assert finished / "model/model.safetensors" in files
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o666 & ~umask}
 
 
 def test_a_data_set_of_another_run_is_found(run, other, capsys):

@@ -14,17 +14,18 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from crumple import __version__
-from crumple.atomic import atomic_path, save_text
+from crumple.atomic import save_text
 from crumple.config import Model
 from crumple.diffusion.data import Normalisation
 from crumple.diffusion.network import Layout, Network
 from crumple.diffusion.noise_prediction import NoisePredictor
 from crumple.diffusion.preconditioning import Denoiser
 from crumple.diffusion.published_network import PublishedNetwork
+from crumple.diffusion.weights import write_tensors
 from crumple.errors import UserError
 from crumple.provenance import hash_file
 from crumple.readers import read_json, refusing
@@ -111,8 +112,7 @@ def save_model(
     training
         How the weights came about, for the reader of ``config.json``.
     """
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
+    write_tensors(folder / "model.safetensors", weights)
     config = {
         "format": "crumple-model",
         "version": 2,

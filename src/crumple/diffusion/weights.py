@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from crumple import __version__
@@ -27,6 +27,13 @@ class Description(BaseModel):
 
 
 D = TypeVar("D", bound=Description)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors by their names as safetensors, atomically."""
+    content = save({name: value.contiguous() for name, value in tensors.items()})
+    with atomic_path(path) as temporary:  # safetensors' own file is for its owner only (mode 600)
+        temporary.write_bytes(content)
 
 
 def save_weights(
@@ -49,8 +56,7 @@ def save_weights(
         ``format`` and what else JSON can hold; version and checksum are added.
     """
     file = path.with_suffix(".safetensors")
-    with atomic_path(file) as temporary:
-        save_file({name: w.to(dtype).contiguous() for name, w in weights.items()}, temporary)
+    write_tensors(file, {name: value.to(dtype) for name, value in weights.items()})
     about = {
         "version": 1,
         "crumple": __version__,

@@ -26,8 +26,6 @@ PROPOSALS = Schema(
         "quarter": Array("iu", ("n", QUARTER, QUARTER), low=0, high=1),
         "source": Array("U", ("n",)),
         "predicted_error": Array("f", ("n",)),
-        "promising": Array("iu", ("m", QUARTER, QUARTER), low=0, high=1),
-        "promising_source": Array("U", ("m",)),
     },
 )
 

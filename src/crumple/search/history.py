@@ -32,8 +32,6 @@ RESULTS = Schema(
         "error": Array("f", ("n",)),
         "source": Array("U", ("n",)),
         "predicted_error": Array("f", ("n",)),
-        "promising": Array("iu", ("m", QUARTER, QUARTER), low=0, high=1),
-        "promising_source": Array("U", ("m",)),
     },
 )
 
@@ -59,8 +57,6 @@ class History(NamedTuple):
         (n) how the design was proposed: a move of :mod:`crumple.search.moves`, or ``model``.
     predicted_error
         (n) what was expected before the simulation; NaN where nothing was.
-    promising, promising_source
-        (m, 48, 48), (m) designs that the last round has left, unsimulated, to the next one.
     """
 
     index: NDArray  # type: ignore[assignment]
@@ -71,8 +67,6 @@ class History(NamedTuple):
     error: NDArray
     source: NDArray
     predicted_error: NDArray
-    promising: NDArray
-    promising_source: NDArray
 
     @property
     def score(self) -> NDArray:
@@ -89,17 +83,13 @@ def read_history(paths: Sequence[Path]) -> History:
         When a file is missing or damaged.
     """
     parts = [EMPTY, *(read_npz(path, RESULTS) for path in paths)]
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in EMPTY}
-    return History(
-        **columns | {name: parts[-1][name] for name in ("promising", "promising_source")}
-    )
+    return History(**{name: np.concatenate([p[name] for p in parts]) for name in History._fields})
 
 
 EMPTY: dict[str, NDArray] = {
     "index": np.zeros(0, np.int64),
     "quarter": np.zeros((0, QUARTER, QUARTER), np.uint8),
     "curve_stress": np.zeros((0, len(CURVE_STRAIN))),
-    "promising": np.zeros((0, QUARTER, QUARTER), np.uint8),
-    **{n: np.zeros(0, str) for n in ("status", "violation", "source", "promising_source")},
+    **{name: np.zeros(0, str) for name in ("status", "violation", "source")},
     **{name: np.zeros(0) for name in ("error", "predicted_error")},
 }

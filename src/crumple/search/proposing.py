@@ -1,7 +1,8 @@
 """One round of a search: the designs that are worth a simulation next.
 
 What is known are the nearest designs of the library and all that the search has simulated. The
-best of them are changed and mixed (:mod:`crumple.search.moves`), the forward model predicts the
+best of them are changed and mixed (:mod:`crumple.search.moves`), with others among the nearest so
+that a search doesn't end at the best of what it has begun with; the forward model predicts the
 curves of the children (:mod:`crumple.search.screening`), the best of those are parents again, and
 after some generations the most promising ones are proposed. All of this is a function of the seed,
 the round and the results so far; nothing depends on how these were computed.
@@ -33,10 +34,12 @@ from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
 
 MATCHES = 192  # of the library, whose curves are known to the first round
-PARENTS = 16  # that the moves of a generation begin with
+BEST = 6  # designs that the moves of a generation begin with
+OTHERS = 6  # further ones, the best that differ from these and from each other
+NICHE = 46  # pixels, 2 %, by which they differ
+DISTANT = 4  # further ones, drawn from the nearest of the library, so many:
+NEAR = 600
 DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
-NICHE = 46  # pixels, 2 %, by which designs differ that are kept for being different
-PROMISING = 48  # designs that a round hands on to the next one
 DRAWN = 48  # designs that the design model draws for the first round
 PROPOSED = "proposals.npz"
 T = TypeVar("T", "Proposals", "Pool")
@@ -61,24 +64,16 @@ class Proposals(NamedTuple):
 NOTHING = Proposals(np.zeros((0, QUARTER, QUARTER), np.uint8), np.zeros(0, str), np.zeros(0))
 
 
-class Round(NamedTuple):
-    """What a round proposes, and what it leaves to the next one."""
-
-    proposals: Proposals
-    promising: Proposals  # not simulated
-
-
 class Pool(NamedTuple):
     """Designs that have not been simulated, with what is predicted of them."""
 
     quarter: NDArray  # (n, 48, 48)
     source: NDArray  # (n,)
-    hope: NDArray  # (n,) error of the predicted curve
     risk: NDArray  # (n,) root mean square of the error over the draws of the prediction
     gain: NDArray  # (n,) mean of what it improves on the best score, over the draws
 
 
-EMPTY = Pool(*NOTHING, np.zeros(0), np.zeros(0))
+EMPTY = Pool(*NOTHING, np.zeros(0))
 
 
 def propose(
@@ -90,7 +85,7 @@ def propose(
     config: cfg.Config,
     number: int,
     count: int,
-) -> Round:
+) -> Proposals:
     """Choose the designs of a round.
 
     Parameters
@@ -98,7 +93,7 @@ def propose(
     goal
         What is searched for.
     history
-        All that was simulated in earlier rounds, and what they found promising.
+        All that was simulated in earlier rounds.
     library
         Where a search begins.
     screen
@@ -131,18 +126,20 @@ def propose(
         return Pool(
             quarter[new],
             source[new],
-            goal.error(correction.mean(said)),
             np.sqrt(np.square(errors).mean(axis=1)),
             np.maximum(known.score.min() - errors, 0).mean(axis=1),
         )
 
-    pool = predicted(history.promising, history.promising_source)
+    pool = EMPTY
     if designer is not None and number == 0:
         drawn = drawn_designs(goal, designer, config, generator)
-        pool = joined(pool, predicted(drawn, np.full(len(drawn), "model")))
+        pool = predicted(drawn, np.full(len(drawn), "model"))
+    near = np.argsort(goal.error(library.curve_stress), kind="stable")[:NEAR]
     for _ in range(settings.generations):
+        parents = choose_parents(known, pool)
+        distant = library.quarter[generator.choice(near, min(DISTANT, len(near)), replace=False)]
         made, source = children(
-            [signed_distance(image) for image in choose_parents(known, pool)],
+            [signed_distance(image) for image in (*parents, *distant)],
             settings.screened // settings.generations,
             generator,
             config.designs,
@@ -150,14 +147,8 @@ def propose(
         pool = joined(pool, predicted(made, source))
     first = nearest(known, goal) if number == 0 else NOTHING
     chosen = choose(pool, goal, count - len(first.quarter))
-    order = [k for k in np.argsort(pool.hope, kind="stable").tolist() if k not in chosen]
-    left = apart(pool.quarter, order, PROMISING, NICHE)
-    return Round(joined(first, _proposals(pool, chosen)), _proposals(pool, left))
-
-
-def _proposals(pool: Pool, rows: Sequence[int]) -> Proposals:
-    chosen = list(rows)
-    return Proposals(pool.quarter[chosen], pool.source[chosen], pool.hope[chosen])
+    new = Proposals(pool.quarter[chosen], pool.source[chosen], pool.risk[chosen])
+    return joined(first, new)
 
 
 def joined(one: T, other: T) -> T:
@@ -206,31 +197,22 @@ def drawn_designs(
 
 
 def choose_parents(known: Simulated, pool: Pool) -> list[NDArray]:
-    """Choose the designs that the next generation comes from.
-
-    Half of them are surely good, because they or designs like them have been simulated. The other
-    half may be: by their predicted curve alone, and different from each other. Without these a
-    search ends at the best of what it has begun with.
-    """
+    """Choose the designs that the next generation comes from: the best, and different ones."""
     quarter = np.concatenate([known.quarter, pool.quarter])
-    sure = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable").tolist()
-    maybe = np.argsort(np.concatenate([known.score, pool.hope]), kind="stable").tolist()
-    chosen = sure[: PARENTS // 2]
-    chosen += apart(quarter, maybe, PARENTS - len(chosen), NICHE)
+    order = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable").tolist()
+    chosen = order[:BEST]
+    chosen += apart(quarter, order[BEST:], OTHERS, NICHE, chosen=chosen)
     return [quarter[k] for k in chosen]
 
 
 def choose(pool: Pool, goal: Goal, count: int) -> list[int]:
-    """Choose designs to simulate: the most hopeful ones, the largest gains, the surest ones.
+    """Choose designs to simulate: those that may gain most, and as many that are the surest.
 
     They keep to the limits of the goal, and differ from each other.
     """
-    chosen: list[int] = []
-    hope, gain, risk = (np.argsort(v, kind="stable") for v in (pool.hope, -pool.gain, pool.risk))
-    for order, part, pixels in ((hope, 0.4, NICHE), (gain, 0.3, DIFFERENT), (risk, 1, DIFFERENT)):
-        wanted = min(round(part * count), count - len(chosen))
-        chosen += apart(pool.quarter, order.tolist(), wanted, pixels, goal, chosen)
-    return chosen
+    gain, risk = (np.argsort(v, kind="stable").tolist() for v in (-pool.gain, pool.risk))
+    chosen = apart(pool.quarter, gain, count // 2, DIFFERENT, goal)
+    return chosen + apart(pool.quarter, risk, count - len(chosen), DIFFERENT, goal, chosen)
 
 
 def apart(
@@ -284,7 +266,7 @@ def violation(goal: Goal, quarter: NDArray, plastic_strain: float | None = None)
 
 
 def write_proposals(
-    folder: Path, new_round: Round, first: int, config: cfg.Config, record: dict[str, Any]
+    folder: Path, proposals: Proposals, first: int, config: cfg.Config, record: dict[str, Any]
 ) -> None:
     """Write the designs of a round: all in one file, and in shards for the finite elements.
 
@@ -294,8 +276,8 @@ def write_proposals(
         Becomes ``proposals.npz`` with what is expected of the designs, and ``0000.npz``,
         ``0001.npz`` ... in the format of the random designs, as many as a whole round needs: the
         last ones hold no design where there are fewer.
-    new_round
-        At most ``search.batch`` proposals.
+    proposals
+        At most ``search.batch``.
     first
         Number of the first design.
     config
@@ -303,12 +285,11 @@ def write_proposals(
     record
         What made them (:mod:`crumple.provenance`).
     """
-    size, (proposals, promising) = config.search.shard_size, new_round
+    size = config.search.shard_size
     index = first + np.arange(len(proposals.quarter))
     with atomic_path(folder) as new:
         new.mkdir()
-        everything = {"index": index, **proposals._asdict(), "promising": promising.quarter}
-        everything["promising_source"] = promising.source
+        everything = {"index": index, **proposals._asdict()}
         save_npz(new / PROPOSED, made_by=json.dumps(record), **everything)
         for shard in range(-(-config.search.batch // size)):
             rows = slice(shard * size, (shard + 1) * size)

@@ -24,7 +24,7 @@ from crumple.provenance import (
 )
 from crumple.search.choice import goal_hash, one_goal
 from crumple.search.history import History, read_history
-from crumple.search.proposing import NOTHING, Round, propose, write_proposals
+from crumple.search.proposing import NOTHING, propose, write_proposals
 from crumple.search.screening import Screen
 
 NUMBERS = 1_000_000  # designs of one goal; those of a data set come before them
@@ -100,10 +100,10 @@ class GoalSearch:
             See :func:`crumple.search.proposing.write_proposals`.
         """
         history = read_history(results)
-        count, new_round = self.wanted(history), Round(NOTHING, NOTHING)
+        count, proposals = self.wanted(history), NOTHING
         if count:
             torch.set_num_threads(1)  # sums of several threads come out in another order
-            new_round = propose(
+            proposals = propose(
                 self.goal,
                 history,
                 self.library,
@@ -114,4 +114,4 @@ class GoalSearch:
                 count,
             )
         first = self.first + len(history.index)
-        write_proposals(out, new_round, first, self.config, self.record(results))
+        write_proposals(out, proposals, first, self.config, self.record(results))

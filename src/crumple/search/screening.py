@@ -151,13 +151,6 @@ class Correction:
         stress = from_logarithmic(torch.from_numpy(every)).numpy()
         return np.pad(stress, ((0, 0), (0, 0), (1, 0)))
 
-    def mean(self, raw: Raw) -> NDArray:
-        """Predicted curves (n, 51), MPa."""
-        square = squared_distances(raw.features, self.features)
-        kernel = np.exp(-square / (2 * self.length**2 * self.scale))
-        value = (raw.value + kernel @ self.weights).mean(axis=0)
-        return np.pad(from_logarithmic(torch.from_numpy(value)).numpy(), ((0, 0), (1, 0)))
-
 
 def squared_distances(one: NDArray, other: NDArray) -> NDArray:
     """Squared distances (n, m) of two sets of points."""

@@ -1,0 +1,132 @@
+"""What a round proposes: from the results so far alone, within the limits, different designs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from crumple import designs
+from crumple.config import Config
+from crumple.diffusion.response import load_response
+from crumple.goals import read_goals
+from crumple.layout import CURVE_STRAIN
+from crumple.library import packaged, read_library
+from crumple.search import proposing
+from crumple.search.history import EMPTY, History, read_history
+from crumple.search.screening import Screen
+
+LIBRARY = read_library()
+CONFIG = Config.model_validate({"search": {"batch": 4, "screened": 40, "generations": 2}})
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return Screen(load_response(packaged("response")))
+
+
+@pytest.fixture(scope="module")
+def goal(tmp_path_factory):
+    path = tmp_path_factory.mktemp("goal") / "mine.csv"
+    rows = zip(CURVE_STRAIN, 1.1 * LIBRARY.curve_stress[7], strict=True)
+    path.write_text("strain,stress\n" + "".join(f"{x:.4f},{y:.5f}\n" for x, y in rows))
+    return read_goals([path])[0]
+
+
+def history_of(goal, quarter, curve):
+    count = len(quarter)
+    columns = EMPTY | {
+        "index": np.arange(count),
+        "quarter": quarter,
+        "curve_stress": curve,
+        "status": np.full(count, "ok"),
+        "violation": np.full(count, ""),
+        "error": goal.error(curve),
+        "source": np.full(count, "wave"),
+        "predicted_error": np.zeros(count),
+    }
+    return History(**columns)
+
+
+def proposed(goal, screen, history=None, number=0, config=CONFIG, count=4):
+    history = read_history([]) if history is None else history
+    return proposing.propose(goal, history, LIBRARY, screen, None, config, number, count)
+
+
+def test_a_search_begins_with_the_best_match(goal, screen):
+    found = proposed(goal, screen)
+    best = np.argmin(goal.error(LIBRARY.curve_stress))
+    assert found.source[0] == "library"
+    assert np.array_equal(found.quarter[0], LIBRARY.quarter[best])
+    assert len(found.quarter) == 4 and len(np.unique(found.quarter, axis=0)) == 4
+
+
+def test_proposals_depend_on_seed_round_and_results_alone(goal, screen):
+    one, again = (proposed(goal, screen) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    fresh = proposed(goal, Screen(load_response(packaged("response"))))
+    assert np.array_equal(one.quarter, fresh.quarter)
+    other = proposed(goal, screen, config=CONFIG.model_copy(update={"seed": 1}))
+    later = proposed(goal, screen, number=1)
+    assert not np.array_equal(one.quarter[1:], other.quarter[1:])
+    assert not np.array_equal(one.quarter[1:], later.quarter[1:4])
+
+
+def test_nothing_is_proposed_twice(goal, screen):
+    first = proposed(goal, screen)
+    curves = np.repeat(LIBRARY.curve_stress[[7]], 4, axis=0)
+    second = proposed(goal, screen, history_of(goal, first.quarter, curves), number=1)
+    seen = {image.tobytes() for image in first.quarter}
+    assert not seen & {image.tobytes() for image in second.quarter}
+
+
+def test_parents_are_the_best_and_different_ones(goal, screen):
+    strange = LIBRARY.quarter[np.argmax(goal.error(LIBRARY.curve_stress))][None]
+    history = history_of(goal, strange, 1.1 * LIBRARY.curve_stress[[7]])
+    known = proposing.known_designs(goal, history, LIBRARY)
+    parents = proposing.choose_parents(known, proposing.EMPTY)
+    assert np.array_equal(parents[0], strange[0])
+    others = parents[proposing.BEST :]
+    assert len(others) == proposing.OTHERS
+    for number, one in enumerate(others, proposing.BEST):
+        apart = [np.count_nonzero(one != other) for other in parents[:number]]
+        assert min(apart) >= proposing.NICHE
+
+
+def test_limits_are_kept(tmp_path, screen):
+    path = tmp_path / "solid.yaml"
+    path.write_text(
+        "response:\n  - plateau: {stress: 10 MPa, from: 5 %, to: 20 %}\n"
+        "limits: {solid_fraction: {at_most: 0.45}, strut: {at_least: 2 px}}\n"
+    )
+    goal = read_goals([path])[0]
+    found = proposed(goal, screen)
+    assert len(found.quarter) > 0
+    for quarter in found.quarter:
+        assert proposing.violation(goal, quarter) == ""
+        assert quarter.mean() <= 0.45
+
+
+def test_designs_that_are_apart(goal):
+    quarter = np.zeros((4, 48, 48), np.uint8)
+    quarter[1, 0, :5] = 1
+    quarter[2, 0, -5:] = 1  # design 1, shifted by half a period
+    quarter[3, 0, :9] = 1
+    assert proposing.apart(quarter, [0, 1, 2, 3], 4, pixels=5) == [0, 1]
+    assert proposing.apart(quarter, [3, 2, 1, 0], 4, pixels=4) == [3, 2, 0]
+    assert proposing.apart(quarter, [0, 1], 4, pixels=1, chosen=[0]) == [1]
+
+
+def test_files_of_a_round(tmp_path, goal, screen):
+    found = proposed(goal, screen)
+    record = {"stage": "propose", "settings": {}, "inputs": {"results": "none"}}
+    config = Config.model_validate({"search": {"batch": 6, "shard_size": 2}})
+    proposing.write_proposals(tmp_path / "designs", found, 100, config, record)
+    shards = [np.load(tmp_path / f"designs/{k:04d}.npz") for k in range(3)]
+    assert [len(shard["index"]) for shard in shards] == [2, 2, 0]
+    assert np.array_equal(np.concatenate([shard["index"] for shard in shards]), range(100, 104))
+    assert np.array_equal(np.concatenate([shard["quarter"] for shard in shards]), found.quarter)
+    for shard in shards:
+        made = json.loads(str(shard["made_by"]))
+        hashed = proposing.hash_designs(shard["index"], shard["quarter"])
+        assert made["inputs"] == {"results": "none", "designs": hashed}
+    assert designs.DESIGNS.arrays.keys() <= set(shards[0].files)

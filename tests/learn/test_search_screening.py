@@ -85,7 +85,7 @@ def test_the_networks_look_once_at_what_is_kept(monkeypatch):
     quarter = read_library().quarter[:3]
     first = screen.raw(quarter, keep=True)
 
-    def run(new):
+    def run(new, batch):
         assert new == []
         return iter(())
 

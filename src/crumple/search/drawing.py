@@ -167,7 +167,7 @@ def search_chart(
     steps = np.repeat(100 * np.maximum(least, low), 2)[:-1], np.repeat(number, 2)[1:]
     known = np.isfinite(steps[0])
     ends = [0, count]
-    lines = [Line("tolerance", "tolerance", ends, [100 * tolerance] * 2)]
+    lines = [Line("tolerance", "tolerance", ends, [100 * max(tolerance, low)] * 2)]
     legend = [Legend("tolerance", "tolerance", short(tolerance))]
     if first_match is not None:
         lines.append(Line("nearest of the library", "match", ends, [100 * first_match] * 2))

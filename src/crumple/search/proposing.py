@@ -33,7 +33,7 @@ from crumple.search.moves import children
 from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
 
-MATCHES = 192  # of the library, whose curves are known to the first round
+MATCHES = 64  # of the library, whose curves are known to the first round
 BEST = 6  # designs that the moves of a generation begin with
 OTHERS = 6  # further ones, the best that differ from these and from each other
 NICHE = 46  # pixels, 2 %, by which they differ

@@ -22,8 +22,8 @@ from crumple.diffusion.quarter_networks import QuarterRegressor
 from crumple.diffusion.quarters import encode_quarters
 from crumple.diffusion.response import ResponseModel, from_logarithmic, to_logarithmic
 
-LENGTHS = (0.1, 0.2, 0.4, 0.8)  # of the kernel, in the typical distance of two designs
-NOISES = (1e-2, 3e-2, 0.1, 0.3)  # variance of what no neighbour tells, over that of the process
+LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # of the kernel, in the typical distance of two designs
+NOISES = (1e-3, 1e-2, 0.1, 0.3)  # variance of what no neighbour tells, over that of the process
 MOST = 400  # simulated designs that count, those with the smallest error
 DRAWS = 16  # curves that stand for a prediction and its doubt
 
@@ -61,7 +61,9 @@ class Screen:
             The same designs will be asked for again: remember what the networks say.
         """
         new = [image for image in quarter if image.tobytes() not in self.kept]
-        said = self._run(new)
+        # What is kept is looked at one by one: in another batch sums are rounded in another way,
+        # and a search that was stopped and goes on asks for all at once.
+        said = self._run(new, 1 if keep else self.batch)
         fresh = dict(zip((image.tobytes() for image in new), said, strict=True))
         if keep:
             self.kept |= fresh
@@ -70,12 +72,12 @@ class Screen:
         return Raw(np.stack(value, axis=1), np.stack(features))
 
     @torch.inference_mode()
-    def _run(self, quarter: Sequence[NDArray]) -> Iterator[tuple[NDArray, NDArray]]:
+    def _run(self, quarter: Sequence[NDArray], batch: int) -> Iterator[tuple[NDArray, NDArray]]:
         """Yield stress (members, 50) on the logarithmic scale and features (d) of each design."""
         model = self.model
         members = cast(list[QuarterRegressor], list(model.members))
-        for start in range(0, len(quarter), self.batch):
-            state = encode_quarters(np.stack(quarter[start : start + self.batch]))
+        for start in range(0, len(quarter), batch):
+            state = encode_quarters(np.stack(quarter[start : start + batch]))
             seen = [member.features(state) for member in members]
             read = zip(members, seen, strict=True)
             out = [member.read(f) * model.deviation + model.mean for member, f in read]

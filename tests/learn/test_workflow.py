@@ -6,6 +6,7 @@ rules' inputs, outputs and params are the real ones.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,30 @@ def planned(folder, *changes, targets=("all",)):
 
 def test_running_again_does_nothing(run):
     assert planned(run) == {}
+
+
+def test_snakemake_reports_the_results_with_their_captions(run):
+    (run / "results/toy/evaluation/targets.csv").write_text("target,error\nstiff,0.1\n")
+    snakemake(run, "--report", "provenance.html")
+    page = " ".join((run / "provenance.html").read_text().split())
+    for name in ("contact_sheet.png", "report.html", "targets.csv"):
+        assert name in page
+    captions = sorted((ROOT / "workflow/report").glob("*.rst"))
+    assert len(captions) == 3
+    for caption in captions:
+        assert caption.read_text().split(".")[0].split("\n")[0] in page
+
+
+def test_a_stage_that_begins_anew_gets_more_time_with_each_try():
+    """Those that go on where they were need no more than they had."""
+    goes_on = {"mesh", "simulate", "train", "train_designer", "train_response", "generate"}
+    limits = {}
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule in re.split(r"(?m)^rule ", path.read_text())[1:]:
+            limits[rule.partition(":")[0]] = re.search(r"runtime=(.*),", rule)[1]
+    assert goes_on < set(limits)
+    grows = {rule for rule, limit in limits.items() if limit.startswith("minutes(")}
+    assert grows == set(limits) - goes_on
 
 
 def test_simulations_are_not_kept(run):

@@ -110,6 +110,15 @@ def memory(megabytes):
     return mem_mb
 
 
+def minutes(limit):
+    """Return a function that gives a stage which begins anew more time with each try."""
+
+    def runtime(wildcards, attempt):
+        return limit * attempt
+
+    return runtime
+
+
 def minutes_per_shard(seconds_per_design):
     """Return the time limit of a job that works through one shard, in minutes."""
     return 5 + math.ceil(CONFIG.designs.shard_size * seconds_per_design / 60)

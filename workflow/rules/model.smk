@@ -102,7 +102,7 @@ rule targets:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=5,
+        runtime=minutes(5),
     params:
         config=settings("targets"),
     message:

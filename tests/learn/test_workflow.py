@@ -26,6 +26,7 @@ set -eu
 root=$(dirname "$0")/../..
 stage=$3 configs=()
 echo "$stage" >> "$root/commands.txt"
+printf '%s\n' "$@" > "$root/arguments-$stage.txt"
 while [ $# -gt 1 ]; do
   case $1 in
     --out | --sheet) out=$2 ;;
@@ -227,6 +228,28 @@ def test_a_single_result_can_be_asked_for(run):
     assert planned(run, targets=[shard]) == {"simulate": 1, "rasterise": 1}
 
 
+def test_names_of_targets_may_hold_spaces(run):
+    name = "my own/two curves.csv"
+    path = run / name
+    path.parent.mkdir()
+    shutil.copy(ROOT / "workflow/targets/paper.csv", path)
+    (run / "commands.txt").unlink()
+    snakemake(run, "--config", f"evaluation={{targets: '{name}'}}", "--", "results/toy/report.html")
+    assert "generate" in (run / "commands.txt").read_text()
+    assert name in (run / "arguments-generate.txt").read_text().splitlines()
+
+
+def test_the_workflow_can_be_started_from_elsewhere(run, tmp_path):
+    """With the targets that come with it; results go to the folder of the start."""
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    preset = run / "workflow/presets/toy.yaml"
+    command = [SNAKEMAKE, "-c2", "-s", run / "Snakefile", "--configfile", preset]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "results/toy/report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -235,6 +258,7 @@ def test_a_single_result_can_be_asked_for(run):
         ("training={learning_rate: 1e999}", "finite"),
         ("evaluation={targets: absent.csv}", "absent.csv"),
         ("run={shard}", "'run'"),
+        ("evaluation={targets: '{shard}.csv'}", "'evaluation.targets'"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(run, change, words):

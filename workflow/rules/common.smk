@@ -90,12 +90,17 @@ def options_of_models(wildcards, input):
     return [word for name in folders for word in (f"--{name}", folders[name])]
 
 
+def target_file():
+    """Return the file of target curves: as given, or beside the workflow, as the default is."""
+    given = Path(CONFIG.evaluation.targets)
+    beside = Path(workflow.basedir) / given
+    return beside if beside.exists() and not given.exists() else given
+
+
 def verified_count():
     """Return how many generated designs are simulated at most."""
     try:
-        given = read_targets(
-            [Path(CONFIG.evaluation.targets)], np.linspace(0, 0.2, 11)
-        ).names
+        given = read_targets([target_file()], np.linspace(0, 0.2, 11)).names
     except (UserError, OSError) as error:
         raise WorkflowError(f"evaluation.targets: {error}")
     return (len(given) + CONFIG.evaluation.held_out) * CONFIG.evaluation.verify

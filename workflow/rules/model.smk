@@ -1,6 +1,6 @@
 # The three models, the target curves, and candidates for them.
 
-TARGETS = [CONFIG.evaluation.targets]
+TARGETS = [str(target_file())]
 if CONFIG.evaluation.held_out:
     TARGETS.append("<results>/held_out.csv")
 
@@ -134,4 +134,4 @@ rule generate:
         "generate candidates for every target curve"
     shell:
         'learn generate --config {params.config:q} --config "$OPERATION"'
-        " {params.models:q} --targets {input.targets} --out {output} &> {log}"
+        " {params.models:q} --targets {input.targets:q} --out {output} &> {log}"

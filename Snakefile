@@ -1,7 +1,9 @@
 # From a configuration to verified designs. The rules are in workflow/rules/, in this order:
 #
-#   data.smk        sample -> mesh -> simulate -> rasterise -> index     the simulated data set
-#   model.smk       train, targets -> generate                           candidates for target curves
+#   data.smk        sample -> mesh -> simulate -> rasterise -> index -> library
+#                   the simulated data set
+#   model.smk       train, train_designer, train_response, targets -> generate
+#                   models, and candidates for target curves
 #   evaluation.smk  extract -> (mesh -> simulate -> rasterise) -> evaluate -> report
 #   search.smk      propose -> shard -> collect, round by round          designs that meet goals
 

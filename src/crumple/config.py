@@ -94,9 +94,11 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # JSON and YAML have lists only
 
 
-def _printable(text: str) -> str:
+def _file_name(text: str) -> str:
     if not text.isprintable():
         raise ValueError(f"{text!r} holds characters that cannot be printed")
+    if "{" in text or "}" in text:  # wildcards of Snakemake, wherever the name comes from
+        raise ValueError(f"{text!r} holds a brace: rename the file or its folder")
     return text
 
 
@@ -516,7 +518,7 @@ class Generation(Section):
 class Evaluation(Section):
     """Targets of the inverse design and how many candidates the finite elements verify."""
 
-    targets: Annotated[str, AfterValidator(_printable)] = Field(
+    targets: Annotated[str, AfterValidator(_file_name)] = Field(
         "workflow/targets/paper.csv",
         min_length=1,
         max_length=4096,
@@ -539,7 +541,7 @@ class Evaluation(Section):
 class Search(Section):
     """Search for a design with the finite elements in the loop."""
 
-    goals: Annotated[str, AfterValidator(_printable)] = Field(
+    goals: Annotated[str, AfterValidator(_file_name)] = Field(
         "workflow/targets/paper.csv",
         min_length=1,
         max_length=4096,

@@ -37,6 +37,7 @@ FORMATS = {
     ".jsonl": "application/jsonl",
     ".csv": "text/csv",
     ".html": "text/html",
+    ".npz": "application/zip",
     ".png": "image/png",
     ".safetensors": "application/octet-stream",
 }
@@ -63,12 +64,27 @@ STEPS = (
         "zarr stores with the fields and curves of the simulated designs, 96x96 pixels",
     ),
     Step("index", ("index",), ("data/shards/",), "data/dataset.json", "shards, split and scaling"),
+    Step("library", (), ("data/dataset.json",), "data/library.npz", "designs and their curves"),
     Step("train", ("train",), ("data/dataset.json",), "model/", "diffusion model"),
+    Step(
+        "train-designer",
+        ("train-designer",),
+        ("data/library.npz",),
+        "designer/",
+        "diffusion model of designs",
+    ),
+    Step(
+        "train-response",
+        ("train-response",),
+        ("data/library.npz",),
+        "response/",
+        "forward model, which ranks candidates",
+    ),
     Step("targets", (), ("data/dataset.json",), "held_out.csv", "held-out responses as targets"),
     Step(
         "generate",
         ("generate",),
-        ("model/", "held_out.csv"),
+        ("model/", "designer/", "response/", "held_out.csv"),
         "generated.zarr/",
         "candidates for the target curves, with predicted fields and curves",
     ),
@@ -199,7 +215,7 @@ def _result(crate: ROCrate, run: Path, path: str, what: str) -> Any:
     if not path.endswith("/"):
         return _file(crate, run, path, what)
     folder = crate.add_dataset(None, path, properties={"name": path, "description": what})
-    if path in ("model/", "evaluation/"):
+    if path in ("model/", "designer/", "response/", "evaluation/"):
         files = sorted(p for p in (run / path).iterdir() if p.is_file() and p.name[0] != ".")
         for file in files:
             name = path + file.name
@@ -251,7 +267,7 @@ def _settings(run: Path) -> dict[str, dict[str, Any]]:
     manifest = run / "data/dataset.json"
     if manifest.exists():
         records.append(read_manifest(manifest)["made_by"])
-    for folder in ("model", "generated.zarr", "evaluation"):
+    for folder in ("designer", "response", "model", "generated.zarr", "evaluation"):
         if (run / folder).is_dir():
             records.append(folder_record(run / folder, "run `crumple check`"))
     for store in sorted((run / "verified/shards").glob("*.zarr"))[:1]:

@@ -140,6 +140,9 @@ def test_every_result_has_its_action_with_sources_and_settings(crate, described)
         "#data-designs",
         "#data-shards",
         "#data-dataset.json",
+        "#data-library.npz",
+        "#designer",
+        "#response",
         "#model",
         "#held_out.csv",
         "#generated.zarr",
@@ -151,6 +154,10 @@ def test_every_result_has_its_action_with_sources_and_settings(crate, described)
     sources = {item["@id"] for item in as_list(actions["#model"], "object")}
     assert {"data/dataset.json", "#train-training", "#train-model"} <= sources
     assert actions["#model"]["result"] == {"@id": "model/"}
+    sources = {item["@id"] for item in as_list(actions["#designer"], "object")}
+    assert {"data/library.npz", "#train-designer-designer_training"} <= sources
+    sources = {item["@id"] for item in as_list(actions["#generated.zarr"], "object")}
+    assert {"designer/", "response/", "model/"} <= sources
     contact = entities["#simulate-contact"]
     assert json.loads(contact["value"])["friction"] == 0.3
     assert {"@id": "#simulate-contact"} in actions["#data-shards"]["object"]

@@ -6,6 +6,7 @@ rules' inputs, outputs and params are the real ones.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ set -eu
 root=$(dirname "$0")/../..
 stage=$3 configs=()
 echo "$stage" >> "$root/commands.txt"
-echo "$*" > "$root/arguments-$stage.txt"
+printf '%s\n' "$@" > "$root/arguments-$stage.txt"
 while [ $# -gt 1 ]; do
   case $1 in
     --out | --sheet) out=$2 ;;
@@ -146,6 +147,31 @@ def test_another_friction_searches_again(searched):
     assert again["propose"] == again["shard"] == again["collect"] == 8
 
 
+def test_snakemake_reports_the_results_with_their_captions(run):
+    (run / "results/toy/evaluation/targets.csv").write_text("target,error\nstiff,0.1\n")
+    snakemake(run, "--report", "provenance.html")
+    page = " ".join((run / "provenance.html").read_text().split())
+    for name in ("contact_sheet.png", "report.html", "targets.csv"):
+        assert name in page
+    captions = sorted((ROOT / "workflow/report").glob("*.rst"))
+    assert len(captions) == 3
+    for caption in captions:
+        assert caption.read_text().split(".")[0].split("\n")[0] in page
+
+
+def test_a_stage_that_begins_anew_gets_more_time_with_each_try():
+    """Those that go on where they were need no more than they had."""
+    goes_on = {"mesh", "simulate", "train", "train_designer", "train_response", "generate"}
+    goes_on |= {"shard", "winner"}
+    limits = {}
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for rule in re.split(r"(?m)^rule ", path.read_text())[1:]:
+            limits[rule.partition(":")[0]] = re.search(r"runtime=(.*),", rule)[1]
+    assert goes_on < set(limits)
+    grows = {rule for rule, limit in limits.items() if limit.startswith("minutes(")}
+    assert grows == set(limits) - goes_on
+
+
 def test_simulations_are_not_kept(run):
     assert not any((run / "results/toy").glob("*/simulations/*"))
 
@@ -245,6 +271,28 @@ def test_a_single_result_can_be_asked_for(run):
     assert planned(run, targets=[shard]) == {"simulate": 1, "rasterise": 1}
 
 
+def test_names_of_targets_may_hold_spaces(run):
+    name = "my own/two curves.csv"
+    path = run / name
+    path.parent.mkdir()
+    shutil.copy(ROOT / "workflow/targets/paper.csv", path)
+    (run / "commands.txt").unlink()
+    snakemake(run, "--config", f"evaluation={{targets: '{name}'}}", "--", "results/toy/report.html")
+    assert "generate" in (run / "commands.txt").read_text()
+    assert name in (run / "arguments-generate.txt").read_text().splitlines()
+
+
+def test_the_workflow_can_be_started_from_elsewhere(run, tmp_path):
+    """With the targets that come with it; results go to the folder of the start."""
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    preset = run / "workflow/presets/toy.yaml"
+    command = [SNAKEMAKE, "-c2", "-s", run / "Snakefile", "--configfile", preset]
+    done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "results/toy/report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -253,6 +301,7 @@ def test_a_single_result_can_be_asked_for(run):
         ("training={learning_rate: 1e999}", "finite"),
         ("evaluation={targets: absent.csv}", "absent.csv"),
         ("run={shard}", "'run'"),
+        ("evaluation={targets: '{shard}.csv'}", "'evaluation.targets'"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(run, change, words):

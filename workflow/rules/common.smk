@@ -103,12 +103,17 @@ def options_of_models(wildcards, input):
     return [word for name in folders for word in (f"--{name}", folders[name])]
 
 
+def target_file():
+    """Return the file of target curves: as given, or beside the workflow, as the default is."""
+    given = Path(CONFIG.evaluation.targets)
+    beside = Path(workflow.basedir) / given
+    return beside if beside.exists() and not given.exists() else given
+
+
 def verified_count():
     """Return how many generated designs are simulated at most."""
     try:
-        given = read_targets(
-            [Path(CONFIG.evaluation.targets)], np.linspace(0, 0.2, 11)
-        ).names
+        given = read_targets([target_file()], np.linspace(0, 0.2, 11)).names
     except (UserError, OSError) as error:
         raise WorkflowError(f"evaluation.targets: {error}")
     return (len(given) + CONFIG.evaluation.held_out) * CONFIG.evaluation.verify
@@ -152,6 +157,15 @@ def memory(megabytes):
         return megabytes * attempt
 
     return mem_mb
+
+
+def minutes(limit):
+    """Return a function that gives a stage which begins anew more time with each try."""
+
+    def runtime(wildcards, attempt):
+        return limit * attempt
+
+    return runtime
 
 
 def minutes_per_shard(seconds_per_design):

@@ -15,7 +15,7 @@ rule sample:
         "../../envs/fem.yaml"
     resources:
         mem_mb=memory(500),
-        runtime=5,
+        runtime=minutes(5),
     params:
         config=designs_of_shard,
     message:
@@ -82,7 +82,7 @@ rule rasterise:
         "../../envs/fem.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=minutes_per_shard(seconds_per_design=3),
+        runtime=minutes(minutes_per_shard(seconds_per_design=3)),
     params:
         config=settings("rasterise"),
     message:
@@ -105,7 +105,7 @@ rule index:
         "../../envs/fem.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=60,
+        runtime=minutes(60),
     params:
         config=settings("index"),
         shards=folder_of_inputs,
@@ -128,7 +128,7 @@ rule library:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=30,
+        runtime=minutes(30),
     message:
         "put the designs and their curves into one file"
     shell:
@@ -139,7 +139,11 @@ rule inspect:
     input:
         "<results>/data/dataset.json",
     output:
-        "<results>/data/contact_sheet.png",
+        report(
+            "<results>/data/contact_sheet.png",
+            caption="../report/contact_sheet.rst",
+            category="Data set",
+        ),
     log:
         "<logs>/inspect.log",
     benchmark:
@@ -148,7 +152,7 @@ rule inspect:
         "../../envs/fem.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=30,
+        runtime=minutes(30),
     message:
         "draw a contact sheet of the data set; its statistics are in {log}"
     shell:

@@ -17,7 +17,7 @@ rule extract:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=5,
+        runtime=minutes(5),
     params:
         config=settings("extract"),
     message:
@@ -34,7 +34,12 @@ rule evaluate:
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
         shards=expand("<results>/verified/shards/{shard}.zarr", shard=VERIFIED),
     output:
-        directory("<results>/evaluation"),
+        report(
+            directory("<results>/evaluation"),
+            patterns=["{table}.csv"],
+            caption="../report/tables.rst",
+            category="Evaluation",
+        ),
     log:
         "<logs>/evaluate.log",
     benchmark:
@@ -43,7 +48,7 @@ rule evaluate:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(2000),
-        runtime=30,
+        runtime=minutes(30),
     message:
         "compare target, prediction and finite elements"
     shell:
@@ -61,7 +66,11 @@ rule report:
         designs=expand("<results>/verified/designs/{shard}.npz", shard=VERIFIED),
         shards=expand("<results>/verified/shards/{shard}.zarr", shard=VERIFIED),
     output:
-        "<results>/report.html",
+        report(
+            "<results>/report.html",
+            caption="../report/report.rst",
+            category="Evaluation",
+        ),
     log:
         "<logs>/report.log",
     benchmark:
@@ -70,7 +79,7 @@ rule report:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(2000),
-        runtime=30,
+        runtime=minutes(30),
     params:
         models=options_of_models,
     message:

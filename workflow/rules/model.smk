@@ -1,6 +1,6 @@
 # The models, trained or those of the package, the target curves, and candidates for them.
 
-TARGETS = [CONFIG.evaluation.targets]
+TARGETS = [str(target_file())]
 if CONFIG.evaluation.held_out:
     TARGETS.append("<results>/held_out.csv")
 
@@ -112,7 +112,7 @@ rule targets:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=5,
+        runtime=minutes(5),
     params:
         config=settings("targets"),
     message:
@@ -144,4 +144,4 @@ rule generate:
         "generate candidates for every target curve"
     shell:
         'learn generate --config {params.config:q} --config "$OPERATION"'
-        " {params.models:q} --targets {input.targets} --out {output} &> {log}"
+        " {params.models:q} --targets {input.targets:q} --out {output} &> {log}"

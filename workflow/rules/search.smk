@@ -21,7 +21,7 @@ rule propose:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(2000),
-        runtime=15,
+        runtime=minutes(15),
     params:
         config=settings("propose"),
         tolerance=json.dumps({"search": {"tolerance": CONFIG.search.tolerance}}),
@@ -75,7 +75,7 @@ rule collect:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(1000),
-        runtime=5,
+        runtime=minutes(5),
     params:
         name=name_of_goal,
     message:
@@ -126,7 +126,7 @@ rule design_page:
         "../../envs/learn.yaml"
     resources:
         mem_mb=memory(2000),
-        runtime=15,
+        runtime=minutes(15),
     params:
         tolerance=CONFIG.search.tolerance,
         name=name_of_goal,

@@ -103,9 +103,9 @@ def options_of_models(wildcards, input):
     return [word for name in folders for word in (f"--{name}", folders[name])]
 
 
-def target_file():
-    """Return the file of target curves: as given, or beside the workflow, as the default is."""
-    given = Path(CONFIG.evaluation.targets)
+def file_of_targets(name):
+    """Return a file of targets or goals: as given, or beside the workflow, as the default is."""
+    given = Path(name)
     beside = Path(workflow.basedir) / given
     return beside if beside.exists() and not given.exists() else given
 
@@ -113,7 +113,9 @@ def target_file():
 def verified_count():
     """Return how many generated designs are simulated at most."""
     try:
-        given = read_targets([target_file()], np.linspace(0, 0.2, 11)).names
+        given = read_targets(
+            [file_of_targets(CONFIG.evaluation.targets)], np.linspace(0, 0.2, 11)
+        ).names
     except (UserError, OSError) as error:
         raise WorkflowError(f"evaluation.targets: {error}")
     return (len(given) + CONFIG.evaluation.held_out) * CONFIG.evaluation.verify
@@ -132,7 +134,7 @@ def names_of_goals():
     try:
         return {
             file_name(goal.name): goal.name
-            for goal in read_goals([CONFIG.search.goals])
+            for goal in read_goals([file_of_targets(CONFIG.search.goals)])
         }
     except (UserError, OSError) as error:
         raise WorkflowError(f"search.goals: {error}")

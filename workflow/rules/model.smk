@@ -1,6 +1,6 @@
 # The models, trained or those of the package, the target curves, and candidates for them.
 
-TARGETS = [str(target_file())]
+TARGETS = [str(file_of_targets(CONFIG.evaluation.targets))]
 if CONFIG.evaluation.held_out:
     TARGETS.append("<results>/held_out.csv")
 

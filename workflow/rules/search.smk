@@ -5,7 +5,7 @@
 
 rule propose:
     input:
-        goals=CONFIG.search.goals,
+        goals=file_of_targets(CONFIG.search.goals),
         library=LIBRARY,
         response=MODELS["response"],
         designer=MODELS.get("designer", DESIGNER),
@@ -60,7 +60,7 @@ rule shard:
 
 rule collect:
     input:
-        goals=CONFIG.search.goals,
+        goals=file_of_targets(CONFIG.search.goals),
         designs=f"{ROUND}/designs/proposals.npz",
         shards=expand(
             f"{ROUND}/shards/{{shard}}.zarr", shard=ROUND_SHARDS, allow_missing=True
@@ -87,7 +87,7 @@ rule collect:
 
 rule winner:
     input:
-        goals=CONFIG.search.goals,
+        goals=file_of_targets(CONFIG.search.goals),
         results=expand(f"{ROUND}/results.npz", round=ROUNDS, allow_missing=True),
     output:
         directory("<results>/search/{goal}/result"),
@@ -112,7 +112,7 @@ rule winner:
 
 rule design_page:
     input:
-        goals=CONFIG.search.goals,
+        goals=file_of_targets(CONFIG.search.goals),
         library=LIBRARY,
         winner="<results>/search/{goal}/result",
         results=expand(f"{ROUND}/results.npz", round=ROUNDS, allow_missing=True),

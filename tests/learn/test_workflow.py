@@ -166,7 +166,8 @@ def test_a_stage_that_begins_anew_gets_more_time_with_each_try():
     limits = {}
     for path in (ROOT / "workflow/rules").glob("*.smk"):
         for rule in re.split(r"(?m)^rule ", path.read_text())[1:]:
-            limits[rule.partition(":")[0]] = re.search(r"runtime=(.*),", rule)[1]
+            if "shell:" in rule:  # the rule search only names what it wants
+                limits[rule.partition(":")[0]] = re.search(r"runtime=(.*),", rule)[1]
     assert goes_on < set(limits)
     grows = {rule for rule, limit in limits.items() if limit.startswith("minutes(")}
     assert grows == set(limits) - goes_on

@@ -79,17 +79,17 @@ def test_nothing_is_proposed_twice(goal, screen):
     assert not seen & {image.tobytes() for image in second.quarter}
 
 
-def test_parents_are_the_best_and_different_ones(goal, screen):
+def test_parents_are_the_best_simulated_or_not(goal, screen):
     strange = LIBRARY.quarter[np.argmax(goal.error(LIBRARY.curve_stress))][None]
     history = history_of(goal, strange, 1.1 * LIBRARY.curve_stress[[7]])
     known = proposing.known_designs(goal, history, LIBRARY)
-    parents = proposing.choose_parents(known, proposing.EMPTY)
-    assert np.array_equal(parents[0], strange[0])
-    others = parents[proposing.BEST :]
-    assert len(others) == proposing.OTHERS
-    for number, one in enumerate(others, proposing.BEST):
-        apart = [np.count_nonzero(one != other) for other in parents[:number]]
-        assert min(apart) >= proposing.NICHE
+    risk = np.array([known.score[1:].min() / 2, 10.0])
+    pool = proposing.Pool(LIBRARY.quarter[:2], np.array(["wave", "dent"]), risk, 0 * risk)
+    parents = proposing.choose_parents(known, pool)
+    assert len(parents) == proposing.PARENTS
+    assert any(np.array_equal(one, strange[0]) for one in parents[:2])
+    assert any(np.array_equal(one, LIBRARY.quarter[0]) for one in parents[:2])
+    assert not any(np.array_equal(one, LIBRARY.quarter[1]) for one in parents)
 
 
 def test_limits_are_kept(tmp_path, screen):

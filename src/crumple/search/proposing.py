@@ -1,8 +1,7 @@
 """One round of a search: the designs that are worth a simulation next.
 
 What is known are the nearest designs of the library and all that the search has simulated. The
-best of them are changed and mixed (:mod:`crumple.search.moves`), with others among the nearest so
-that a search doesn't end at the best of what it has begun with; the forward model predicts the
+best of them are changed and mixed (:mod:`crumple.search.moves`), the forward model predicts the
 curves of the children (:mod:`crumple.search.screening`), the best of those are parents again, and
 after some generations the most promising ones are proposed. All of this is a function of the seed,
 the round and the results so far; nothing depends on how these were computed.
@@ -34,11 +33,7 @@ from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
 
 MATCHES = 64  # of the library, whose curves are known to the first round
-BEST = 6  # designs that the moves of a generation begin with
-OTHERS = 6  # further ones, the best that differ from these and from each other
-NICHE = 46  # pixels, 2 %, by which they differ
-DISTANT = 4  # further ones, drawn from the nearest of the library, so many:
-NEAR = 600
+PARENTS = 16  # that the moves of a generation begin with
 DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
 DRAWN = 48  # designs that the design model draws for the first round
 PROPOSED = "proposals.npz"
@@ -134,12 +129,9 @@ def propose(
     if designer is not None and number == 0:
         drawn = drawn_designs(goal, designer, config, generator)
         pool = predicted(drawn, np.full(len(drawn), "model"))
-    near = np.argsort(goal.error(library.curve_stress), kind="stable")[:NEAR]
     for _ in range(settings.generations):
-        parents = choose_parents(known, pool)
-        distant = library.quarter[generator.choice(near, min(DISTANT, len(near)), replace=False)]
         made, source = children(
-            [signed_distance(image) for image in (*parents, *distant)],
+            [signed_distance(image) for image in choose_parents(known, pool)],
             settings.screened // settings.generations,
             generator,
             config.designs,
@@ -197,12 +189,10 @@ def drawn_designs(
 
 
 def choose_parents(known: Simulated, pool: Pool) -> list[NDArray]:
-    """Choose the designs that the next generation comes from: the best, and different ones."""
+    """Choose the designs that the next generation comes from: the best of both."""
     quarter = np.concatenate([known.quarter, pool.quarter])
-    order = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable").tolist()
-    chosen = order[:BEST]
-    chosen += apart(quarter, order[BEST:], OTHERS, NICHE, chosen=chosen)
-    return [quarter[k] for k in chosen]
+    best = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable")
+    return [quarter[k] for k in best[:PARENTS]]
 
 
 def choose(pool: Pool, goal: Goal, count: int) -> list[int]:

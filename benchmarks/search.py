@@ -74,12 +74,17 @@ def search(goals: Path, library: Path | None, name: str, seed: int, args) -> str
 def row(name: str, seed: int, found: GoalSearch, history: History, own: float, wall: float) -> str:
     """Best match, best design after some simulations, and CPU seconds, in one line."""
     match = found.goal.error(found.library.curve_stress).min()
-    best = [history.score[:count].min() for count in LOOKS if count <= len(history.score)]
+    best = [history.score[:count].min() for count in looks(len(history.score))]
     errors = "".join(f"{100 * error:8.2f}" for error in (match, *best))
     count = len(history.score)
     return (
         f"{name[:24]:24} {seed:4d}{errors}   {own / count:5.2f} s own, {wall / count:5.2f} s wall"
     )
+
+
+def looks(budget: int) -> list[int]:
+    """Return the numbers of simulations that are looked at."""
+    return [*(count for count in LOOKS if count < budget), budget]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -92,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)
     held_out, known = without_held_out(args.folder, args.held_out)
-    looks = "".join(f"{count:8d}" for count in LOOKS if count <= args.budget)
-    print(f"{'error, %':24} seed   match{looks}")
+    print(f"{'error, %':24} seed   match{''.join(f'{count:8d}' for count in looks(args.budget))}")
     for goals, library in ((PAPER, None), (held_out, known)):
         for goal in read_goals([goals]):
             for seed in args.seeds:

@@ -1,7 +1,5 @@
 """The best designs of a search, simulated again with everything that is wanted of them."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -58,10 +56,9 @@ def fewer_variants():
         yield
 
 
-def run(search, out, *more, config=None):
+def run(search, out, *more, config=COARSE):
     _, shared = search
-    settings = json.dumps(config or {"mesh": {"element_size": 0.02}})
-    return main(["winner", "--config", settings, "--out", str(out), *more, *shared])
+    return main(["winner", "--config", config.model_dump_json(), "--out", str(out), *more, *shared])
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +127,7 @@ def test_an_interrupted_run_goes_on(search, tmp_path, monkeypatch, finished):
 
 
 def test_another_physics_is_refused(search, tmp_path, capsys):
-    assert run(search, tmp_path / "result", config={"contact": {"friction": 0.2}}) == 1
+    assert run(search, tmp_path / "result", config=Config()) == 1
     said = capsys.readouterr().err
     assert "results.npz was made with other settings" in said and "element_size" in said
 

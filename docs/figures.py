@@ -24,8 +24,8 @@ from PIL import Image
 from crumple.candidates import join, open_candidates
 from crumple.dataset import Dataset
 from crumple.report.bodies import Body, body, stress_limit
+from crumple.report.collection import Member, read_collection
 from crumple.report.page import STOPS
-from crumple.report.reading import spread_samples
 from crumple.report.words import percent, title
 from crumple.results import CandidateRow, TargetRow, read_results
 from crumple.topology import MASK_LEVEL
@@ -54,8 +54,9 @@ def main() -> None:
             "axes.spines.right": False,
         }
     )
-    dataset = Dataset(args.results / "data" / "dataset.json")
-    save(draw_designs(dataset), args.out / "designs.png")
+    path = args.results / "data" / "dataset.json"
+    dataset = Dataset(path)
+    save(draw_designs(read_collection(path, 300).members), args.out / "designs.png")
     save(draw_deformation(dataset), args.out / "deformation.png")
     save(draw_targets(args.results, args.targets), args.out / "targets.png")
 
@@ -71,9 +72,8 @@ def save(figure: plt.Figure, path: Path) -> None:
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
-def draw_designs(dataset: Dataset, rows: int = 4, columns: int = 8) -> plt.Figure:
+def draw_designs(samples: list[Member], rows: int = 4, columns: int = 8) -> plt.Figure:
     """Draw designs, weakest first, beside all curves."""
-    samples = spread_samples(dataset, 300)
     shown = [samples[k] for k in np.linspace(0, len(samples) - 1, rows * columns).astype(int)]
     figure = plt.figure(figsize=(11, 3.7))
     left, right = figure.add_gridspec(1, 2, width_ratios=(1, 2), wspace=0.08)

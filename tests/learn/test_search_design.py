@@ -112,6 +112,23 @@ def test_other_physics_than_that_of_the_library_is_refused(place, capsys):
     assert "was made with other settings" in capsys.readouterr().err
 
 
+def test_no_process_at_all_is_refused(place, capsys):
+    assert cli.main(arguments(place, place / "none", "--processes", "-1")) == 1
+    assert "--processes -1 is not possible" in capsys.readouterr().err
+
+
+def test_limits_that_no_design_keeps_end_the_search(place, capsys):
+    (place / "empty.yaml").write_text(
+        "response: [{plateau: {stress: 5 MPa, from: 5 %, to: 20 %}}]\n"
+        "limits: {solid_fraction: {at_most: 0.01}}\n"
+    )
+    words = arguments(place, place / "empty", "--budget", "2", "--processes", "1")
+    words[words.index(str(place / "mine.csv"))] = str(place / "empty.yaml")
+    for _ in range(2):  # what is there doesn't change that
+        assert cli.main(words) == 1
+        assert "no design was found that keeps to its limits" in capsys.readouterr().err
+
+
 def test_without_finite_elements_one_sentence(place, monkeypatch, capsys):
     monkeypatch.setenv("FEM_PYTHON", sys.executable)  # has no dolfinx
     assert cli.main(arguments(place, place / "none", "--budget", "2")) == 1

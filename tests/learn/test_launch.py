@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -43,9 +42,8 @@ def test_a_process_that_dies_ends_the_others_and_is_named(settings, manifest, tm
     pids = children(process)
     assert sorted(pids) == [0, 1]
     os.kill(pids[rank], signal.SIGKILL)
-    start = time.monotonic()
     _, text = process.communicate(timeout=60)
-    assert process.returncode == 1 and time.monotonic() - start < launch.GRACE / 2
+    assert process.returncode == 1
     assert f"crumple: error: process {rank} of 2 was ended by SIGKILL" in text.splitlines()[-1]
     assert "Traceback" not in text
     assert not any(alive(pid) for pid in pids.values())

@@ -10,7 +10,7 @@ from crumple.library import read_library
 from crumple.search import moves
 
 LIBRARY = read_library()
-PARENTS = [signed_distance(quarter) for quarter in LIBRARY.quarter[:6]]
+PARENTS = [moves.level_set(quarter) for quarter in LIBRARY.quarter[:6]]
 
 
 @pytest.fixture
@@ -29,6 +29,34 @@ def test_a_smooth_field_is_that_of_a_mirrored_cell(generator):
 def test_a_larger_exponent_is_smoother(generator):
     rough, smooth = (moves.smooth_field(generator, exponent) for exponent in (1.0, 3.5))
     assert np.abs(np.diff(smooth)).mean() < 0.3 * np.abs(np.diff(rough)).mean()
+
+
+def test_a_level_set_is_the_design():
+    for quarter, distance in zip(LIBRARY.quarter[:6], PARENTS, strict=True):
+        assert np.array_equal(distance > 0, quarter.astype(bool))
+        assert np.abs(distance).min() >= moves.LEAST
+
+
+def test_a_level_set_knows_an_inclined_edge_better_than_pixels_do():
+    """The distance to the line y = 20 + 0.3 x is known."""
+    y, x = np.mgrid[:48, :48]
+    exact = ((y - 20 - 0.3 * x) / np.hypot(1, 0.3))[8:-8, 8:-8]
+    quarter = (y > 20 + 0.3 * x).astype(np.uint8)
+    near = np.abs(exact) < 1.5
+    fine, coarse = (
+        np.abs(distance[8:-8, 8:-8] - exact)[near].mean()
+        for distance in (moves.level_set(quarter), signed_distance(quarter))
+    )
+    assert fine < 0.12 and fine < 0.6 * coarse
+
+
+def test_a_small_move_changes_a_few_pixels():
+    """With distances to the edges of pixels, none would."""
+    quarter, distance = LIBRARY.quarter[0], PARENTS[0]
+    changed = [np.count_nonzero((distance + move > 0) != quarter) for move in (0.1, 0.3)]
+    edge = np.count_nonzero(np.abs(distance) < 1)
+    assert 0 < changed[0] < changed[1] < edge / 2
+    assert np.array_equal(signed_distance(quarter) + 0.3 > 0, quarter.astype(bool))
 
 
 def test_children_are_acceptable_and_new(generator):

@@ -84,8 +84,9 @@ def test_parents_are_the_best_simulated_or_not(goal, screen):
     history = history_of(goal, strange, 1.1 * LIBRARY.curve_stress[[7]])
     known = proposing.known_designs(goal, history, LIBRARY)
     risk = np.array([known.score[1:].min() / 2, 10.0])
-    pool = proposing.Pool(LIBRARY.quarter[:2], np.array(["wave", "dent"]), risk, 0 * risk)
-    parents = proposing.choose_parents(known, pool)
+    names, curves = np.array(["wave", "dent"]), LIBRARY.curve_stress[:2]
+    pool = proposing.Pool(LIBRARY.quarter[:2], names, curves, risk, 0 * risk)
+    parents = [parent.quarter for parent in proposing.choose_parents(known, pool)]
     assert len(parents) == proposing.PARENTS
     assert any(np.array_equal(one, strange[0]) for one in parents[:2])
     assert any(np.array_equal(one, LIBRARY.quarter[0]) for one in parents[:2])

@@ -1,9 +1,10 @@
 """New designs from known ones: small changes and mixtures of signed distances.
 
-A design is the zero of its signed distance (:func:`crumple.diffusion.quarters.signed_distance`),
-which any smooth field may be added to and which may be mixed with that of another design; what is
-positive afterwards is solid. Every move maps signed distances ``(48, 48)`` in pixels to one, with
-randomness from a generator alone.
+A design is where the signed distance to its outline is positive. Any smooth field may be added to
+that, and it may be mixed with that of another design. The outline is a smooth one, as the finite
+elements have it: with the distance to the edges of pixels, a move by less than half a pixel would
+change none of them. Every move maps signed distances ``(48, 48)`` in pixels to one, with randomness
+from a generator alone.
 """
 
 from __future__ import annotations
@@ -13,17 +14,49 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
+from scipy.ndimage import gaussian_filter
+from scipy.special import ndtri
 
 from crumple import config as cfg
 from crumple.designs import accept
+from crumple.diffusion.quarters import signed_distance
 from crumple.layout import QUARTER
 from crumple.topology import largest_domain
 
+BLUR = 1.0  # pixels, standard deviation by which an outline is smoothed
+NEAR = 2.0  # pixels from the outline, within which that counts
+LEAST = 0.02  # pixels; distance of a corner that the smooth outline cuts off
 WAVES = (0.02, 4.0)  # pixels, root mean square by which the outline is moved everywhere
 EXPONENTS = (1.0, 3.5)  # of the spectrum of those moves; designs are drawn with 3
 DENT = (0.8, 5.0)  # pixels, radius of a move at one place
 DEPTH = (0.3, 3.0)  # pixels
 ATTEMPTS = 20  # to make one acceptable design
+
+
+def level_set(quarter: NDArray) -> NDArray:
+    """Return the signed distance to the smooth outline of a design.
+
+    Blurred by a Gaussian, a straight edge is the normal distribution's integral over the distance;
+    so near the outline the distance is its inverse, of the blurred design.
+
+    Parameters
+    ----------
+    quarter
+        ``(48, 48)``, nonzero where solid; it is continued by its mirror images.
+
+    Returns
+    -------
+    ndarray
+        ``(48, 48)`` in pixels, positive exactly where the design is solid.
+    """
+    distance = signed_distance(quarter).astype(float)
+    blurred = gaussian_filter(np.asarray(quarter, float), BLUR, mode="reflect")
+    with np.errstate(divide="ignore"):
+        smooth = BLUR * ndtri(blurred)
+    near = np.abs(distance) < NEAR
+    distance[near] = smooth[near]
+    solid = np.asarray(quarter, bool)
+    return np.where(solid, np.maximum(distance, LEAST), np.minimum(distance, -LEAST))
 
 
 def smooth_field(generator: np.random.Generator, exponent: float) -> NDArray:

@@ -1,9 +1,10 @@
 """One round of a search: the designs that are worth a simulation next.
 
 What is known are the nearest designs of the library and all that the search has simulated. The
-best of them are changed and mixed (:mod:`crumple.search.moves`), the forward model predicts the
-curves of the children (:mod:`crumple.search.screening`), the best of those are parents again, and
-after some generations the most promising ones are proposed. All of this is a function of the seed,
+best of them are changed and mixed (:mod:`crumple.search.moves`), or aimed at the goal
+(:mod:`crumple.search.aiming`), the forward model predicts the curves of the children
+(:mod:`crumple.search.screening`), the best of those are parents again, and after some generations
+the most promising ones are proposed. All of this is a function of the seed,
 the round and the results so far; nothing depends on how these were computed.
 """
 
@@ -22,18 +23,19 @@ from crumple import seeds
 from crumple.atomic import atomic_path, save_npz, save_record
 from crumple.designs import mirror
 from crumple.diffusion.designer import DesignModel
-from crumple.diffusion.quarters import signed_distance
 from crumple.goals import Goal, Limits, measure
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, QUARTER
 from crumple.library import Library
 from crumple.provenance import hash_designs
+from crumple.search.aiming import Aim, aimed
 from crumple.search.history import History
-from crumple.search.moves import children
+from crumple.search.moves import children, level_set
 from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
 
 MATCHES = 64  # of the library, whose curves are known to the first round
 PARENTS = 16  # that the moves of a generation begin with
+AIMED = 4  # of them, aimed at the goal
 DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
 DRAWN = 48  # designs that the design model draws for the first round
 PROPOSED = "proposals.npz"
@@ -64,11 +66,19 @@ class Pool(NamedTuple):
 
     quarter: NDArray  # (n, 48, 48)
     source: NDArray  # (n,)
+    curve_stress: NDArray  # (n, 51) MPa, mean of the prediction
     risk: NDArray  # (n,) root mean square of the error over the draws of the prediction
     gain: NDArray  # (n,) mean of what it improves on the best score, over the draws
 
 
-EMPTY = Pool(*NOTHING, np.zeros(0))
+EMPTY = Pool(*NOTHING[:2], np.zeros((0, len(CURVE_STRAIN))), np.zeros(0), np.zeros(0))
+
+
+class Parent(NamedTuple):
+    """A design to go on from."""
+
+    quarter: NDArray  # (48, 48)
+    curve_stress: NDArray  # (51,) MPa, simulated or predicted
 
 
 def propose(
@@ -117,10 +127,12 @@ def propose(
         if not new:
             return EMPTY
         said = screen.raw(quarter[new])
-        errors = goal.error(correction.curves(said, draws))
+        curves = correction.curves(said, draws)
+        errors = goal.error(curves)
         return Pool(
             quarter[new],
             source[new],
+            curves.mean(axis=1),
             np.sqrt(np.square(errors).mean(axis=1)),
             np.maximum(known.score.min() - errors, 0).mean(axis=1),
         )
@@ -129,14 +141,19 @@ def propose(
     if designer is not None and number == 0:
         drawn = drawn_designs(goal, designer, config, generator)
         pool = predicted(drawn, np.full(len(drawn), "model"))
+    aim = Aim(*(part[1:] for part in goal.representative()))
+    spent: set[bytes] = set()
     for _ in range(settings.generations):
+        parents = choose_parents(known, pool)
         made, source = children(
-            [signed_distance(image) for image in choose_parents(known, pool)],
+            [level_set(parent.quarter) for parent in parents],
             settings.screened // settings.generations,
             generator,
             config.designs,
         )
         pool = joined(pool, predicted(made, source))
+        made = aimed_designs(parents[:AIMED], screen, aim, config.designs, spent)
+        pool = joined(pool, predicted(made, np.full(len(made), "aim")))
     first = nearest(known, goal) if number == 0 else NOTHING
     chosen = choose(pool, goal, count - len(first.quarter))
     new = Proposals(pool.quarter[chosen], pool.source[chosen], pool.risk[chosen])
@@ -188,11 +205,23 @@ def drawn_designs(
     return np.array(kept, np.uint8).reshape(-1, QUARTER, QUARTER)
 
 
-def choose_parents(known: Simulated, pool: Pool) -> list[NDArray]:
+def aimed_designs(
+    parents: Sequence[Parent], screen: Screen, aim: Aim, settings: cfg.Designs, spent: set[bytes]
+) -> NDArray:
+    """Aim designs (n, 48, 48) at the goal, each once."""
+    images = []
+    for quarter, curve in parents:
+        if aim.known.any() and is_fresh(quarter, spent):
+            images += aimed(screen.model, quarter, curve[1:], aim, settings)
+    return np.array(images, np.uint8).reshape(-1, QUARTER, QUARTER)
+
+
+def choose_parents(known: Simulated, pool: Pool) -> list[Parent]:
     """Choose the designs that the next generation comes from: the best of both."""
     quarter = np.concatenate([known.quarter, pool.quarter])
+    curves = np.concatenate([known.curve_stress, pool.curve_stress])
     best = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable")
-    return [quarter[k] for k in best[:PARENTS]]
+    return [Parent(quarter[k], curves[k]) for k in best[:PARENTS]]
 
 
 def choose(pool: Pool, goal: Goal, count: int) -> list[int]:

@@ -1,0 +1,142 @@
+"""Designs aimed at a curve: Gauss-Newton steps of the outline.
+
+How a curve changes when the outline moves by a smooth field is the gradient of the forward model
+(:mod:`crumple.diffusion.response`); how far a curve is off is known of a simulated design. Together
+they give the most likely field that would bring the curve to the goal. Nobody knows how far the
+gradient holds, so there is a step for each of many dampings (Levenberg-Marquardt; Nocedal and
+Wright, Numerical Optimization, 2006, section 10.3), and the screening chooses.
+
+With J the derivative of the curve's components with respect to the field's amplitudes, S the
+variances of these in a likely field, and r what is missing, a step is S J^T (J S J^T + ridge)^-1 r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import fft
+
+from crumple import config as cfg
+from crumple.diffusion.quarter_networks import QuarterRegressor
+from crumple.diffusion.quarters import SCALE, encode_quarters
+from crumple.diffusion.response import SOFT, ResponseModel
+from crumple.layout import QUARTER
+from crumple.search.moves import decode, level_set
+
+SHAPES = 10  # cosines over strain that stand for a curve
+MODES = 16  # cosines per side that a field is made of
+EXPONENTS = (1.5, 3.0)  # of the spectrum of fields; designs are drawn with 3
+DAMPINGS = np.geomspace(10, 1e-3, 9)  # times the mean stiffness
+LARGEST = 3.0  # pixels, root mean square of a step
+
+
+class Aim(NamedTuple):
+    """Curve that is wanted."""
+
+    stress: NDArray  # (50,) MPa
+    known: NDArray  # (50,) bool; where it says something
+
+    def missing(self, stress: NDArray) -> NDArray:
+        """Components ``(SHAPES,)`` of what a curve ``(50,)`` lacks.
+
+        The difference is taken on the forward model's scale, asinh(stress / SOFT), on which it
+        changes more evenly, and counts as it does in stress.
+        """
+        difference = np.arcsinh(self.stress / SOFT) - np.arcsinh(stress / SOFT)
+        return components(self.weight() * difference)
+
+    def weight(self) -> NDArray:
+        """Stress per difference on the forward model's scale, ``(50,)``; 0 where unknown."""
+        return np.where(self.known, np.hypot(self.stress, SOFT), 0)
+
+
+def components(curves: NDArray) -> NDArray:
+    """Return the first amplitudes ``(..., SHAPES)`` of curves ``(..., 50)``."""
+    return fft.dct(curves, norm="ortho")[..., :SHAPES]
+
+
+def jacobian(model: ResponseModel, quarter: NDArray, weight: NDArray) -> NDArray:
+    """Return how a design's predicted curve changes when its outline moves.
+
+    Parameters
+    ----------
+    model
+        Forward model.
+    quarter
+        ``(48, 48)``.
+    weight
+        ``(50,)`` of :class:`Aim`.
+
+    Returns
+    -------
+    ndarray
+        ``(SHAPES, MODES, MODES)`` change of a component per amplitude of an orthonormal cosine, in
+        pixels outward.
+    """
+    rows = torch.from_numpy(components(np.diag(weight)).T).float() * model.deviation
+    state = encode_quarters(quarter[None]).repeat(SHAPES, 1, 1, 1).requires_grad_()
+    members = cast(list[QuarterRegressor], list(model.members))
+    total = sum((member(state) * rows).sum() for member in members) / len(members)
+    (gradient,) = torch.autograd.grad(cast(torch.Tensor, total), state)
+    pixels = gradient[:, 0].double().numpy() * SCALE
+    return fft.dctn(pixels, axes=(1, 2), norm="ortho")[:, :MODES, :MODES]
+
+
+def steps(derivative: NDArray, missing: NDArray) -> Iterator[NDArray]:
+    """Yield fields ``(48, 48)`` in pixels, which bring a curve the nearer the bolder they are.
+
+    Parameters
+    ----------
+    derivative
+        Of :func:`jacobian`.
+    missing
+        ``(SHAPES,)`` of :class:`Aim`.
+    """
+    waves = np.arange(MODES) / 2  # per side of the quarter
+    length = np.maximum(np.hypot(waves[:, None], waves), 0.5)
+    for exponent in EXPONENTS:
+        variance = length ** (-2 * exponent)
+        stiffness = np.tensordot(derivative * variance, derivative, axes=((1, 2), (1, 2)))
+        unit = np.trace(stiffness) / SHAPES * np.eye(SHAPES)
+        for damping in DAMPINGS:
+            pull = np.linalg.solve(stiffness + damping * unit, missing)
+            amplitude = variance * np.tensordot(pull, derivative, axes=1)
+            field = fft.idctn(amplitude, s=(QUARTER, QUARTER), norm="ortho")
+            if np.sqrt(np.mean(field**2)) > LARGEST:
+                break
+            yield field
+
+
+def aimed(
+    model: ResponseModel, quarter: NDArray, stress: NDArray, aim: Aim, settings: cfg.Designs
+) -> list[NDArray]:
+    """Change a design so that its curve comes nearer to the one that is wanted.
+
+    Parameters
+    ----------
+    model
+        Forward model.
+    quarter
+        ``(48, 48)``.
+    stress
+        ``(50,)`` its curve, MPa.
+    aim
+        What is wanted.
+    settings
+        Acceptance rules.
+
+    Returns
+    -------
+    list of ndarray
+        Acceptable designs ``(48, 48)``, the most timid first; there may be none.
+    """
+    derivative = jacobian(model, quarter, aim.weight())
+    if not np.any(derivative):
+        return []
+    distance = level_set(quarter)
+    moved = (decode(distance + field, settings) for field in steps(derivative, aim.missing(stress)))
+    return [image for image in moved if image is not None]

@@ -7,8 +7,10 @@ written with it or with what was made from it, and every artefact with the recor
     designs -> meshes -> shards -> dataset.json -> model
             -> library.npz -> designer, response -> generated.zarr (which the model is for too)
             -> verified designs -> meshes -> shards -> evaluation -> report.html
+            -> a search's proposals -> shards -> results, round by round -> winner -> its page
 
-A run with the models of the package begins at ``generated.zarr``. What isn't there yet is no
+A run with the models of the package begins at ``generated.zarr``; a folder of `crumple design`
+holds searches alone. What isn't there yet is no
 problem, unless something was made from it.
 """
 
@@ -51,6 +53,7 @@ from crumple.provenance import (
 )
 from crumple.readers import read_json, read_npz, refusing
 from crumple.results import HELD_OUT
+from crumple.search.checking import SHOW, check_round, check_shown
 from crumple.targets import read_targets
 
 INDEX = "make it again with `crumple index`"
@@ -126,7 +129,7 @@ def check(run: Path) -> None:
     Parameters
     ----------
     run
-        Folder ``results/NAME`` of a run, finished or not.
+        Folder ``results/NAME`` of a run, or one of `crumple design`, finished or not.
 
     Raises
     ------
@@ -140,7 +143,9 @@ def check(run: Path) -> None:
         count = len(findings.problems)
         raise UserError(f"{run} has {count} problem{'s' * (count > 1)}, listed above")
     if not findings.intact:
-        raise UserError(f"there are no results in {run}: name the folder of a run, results/NAME")
+        raise UserError(
+            f"there are no results in {run}: name the folder of a run, results/NAME, or of a search"
+        )
     counts = ", ".join(f"{count} {kind}" for kind, count in findings.intact.items())
     print(f"{run}: ok ({counts})")
 
@@ -171,6 +176,8 @@ def examine(run: Path) -> Findings:
             record = page_record(path, REPORT)
             files = _data(record, dataset) | {"evaluation": evaluation / "evaluation.json"}
             require_inputs(record, path, **_inputs(path, **files))
+    for search in sorted({path.parent for path in run.glob("**/rounds")}):
+        _search(search, findings)
     if (run / CRATE).exists():
         with findings.artefact("description of the run"):
             _crate(run, read_json(run / CRATE, Crate, DESCRIBE))
@@ -441,6 +448,19 @@ def _evaluation(
                 raise _missing(path, folder)
             if (hash_folder if is_shard else hash_file)(path) != wanted:
                 raise UserError(f"{folder} wasn't made from {path} as it is now; {EVALUATE}")
+
+
+def _search(folder: Path, findings: Findings) -> None:
+    """Check the rounds of a search, its winner and its page."""
+    results: list[Path] = []
+    for place in sorted(path for path in folder.glob("rounds/*") if path.is_dir()):
+        with findings.artefact("rounds of searches"):
+            check_round(place, results)
+        results.append(place / "results.npz")
+    if (folder / "result").is_dir():
+        with findings.artefact("winners of searches"):
+            require_sums(folder / "result", SHOW, findings)
+            check_shown(folder, results)
 
 
 def _data(record: Mapping[str, Any], dataset: Path) -> dict[str, Path]:

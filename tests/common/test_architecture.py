@@ -52,12 +52,12 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "results": 10,
     "evaluation": 11,
     "report": 12,
-    "check": 12,
     "croissant": 12,
-    "crate": 12,
     "search": 13,
-    "cli": 14,
-    "__main__": 15,
+    "check": 14,
+    "crate": 15,
+    "cli": 16,
+    "__main__": 17,
 }
 FOREIGN = {  # packages that only some modules know of
     "torch": {"diffusion", "search"},

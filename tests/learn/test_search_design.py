@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,60 @@ def test_what_was_simulated_is_data(direct):
     assert len(build_manifest(shards, config, direct)["valid"]) == 4
     with pytest.raises(Exception, match="a library is made of those"):
         write_library(shards, None, direct / "library.npz")
+
+
+def test_an_undamaged_search_is_ok(direct, capsys):
+    assert cli.main(["check", str(direct.parent)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 rounds of searches, 1 winners of searches" in printed and "note" not in printed
+
+
+def flipped(folder):
+    chunk = next((folder / "rounds/001/shards/0000.zarr/curve_stress").glob("c/**/*"))
+    chunk = next(path for path in (chunk, *chunk.rglob("*")) if path.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 1
+    chunk.write_bytes(data)
+
+
+def rewritten(folder):
+    path = folder / "rounds/000/results.npz"
+    arrays = dict(np.load(path))
+    arrays["curve_stress"] = 0.9 * arrays["curve_stress"]
+    np.savez(path, **arrays)
+
+
+def exchanged(folder):
+    one, other = (folder / f"rounds/000/shards/000{k}.zarr" for k in range(2))
+    one.rename(folder / "aside")
+    other.rename(one)
+    (folder / "aside").rename(other)
+
+
+def shortened(folder):
+    shutil.rmtree(folder / "rounds/001")
+
+
+def drawn_over(folder):
+    path = folder / "index.html"
+    path.write_text(path.read_text().replace("goal", "aim", 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (flipped, "rounds/001/shards/0000.zarr"),
+        (rewritten, "curve_stress isn't that of the simulations"),
+        (exchanged, "0000.zarr doesn't belong to the designs"),
+        (shortened, "result doesn't belong to the rounds"),
+        (drawn_over, "has changed since it was written"),
+    ],
+)
+def test_a_damaged_search_is_named(direct, tmp_path, capsys, damage, sentence):
+    copy = shutil.copytree(direct.parent, tmp_path / "copy")
+    damage(copy / "mine")
+    assert cli.main(["check", str(copy)]) == 1
+    assert sentence in capsys.readouterr().out
 
 
 def test_other_physics_than_that_of_the_library_is_refused(place, capsys):

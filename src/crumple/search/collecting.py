@@ -13,21 +13,11 @@ from crumple.atomic import claim, save_npz
 from crumple.dataset import SHARD, open_intact
 from crumple.errors import UserError
 from crumple.goals import Goal
-from crumple.layout import CURVE_STRAIN, QUARTER
+from crumple.layout import CURVE_STRAIN
 from crumple.provenance import hash_designs, read_record, require_inputs
-from crumple.readers import Array, Schema, read_npz
+from crumple.readers import read_npz
+from crumple.search.history import PROPOSALS
 from crumple.search.proposing import violation
-
-PROPOSALS = Schema(
-    "remove this round and all later ones, and run `crumple design` again",
-    {
-        "made_by": Array("U"),
-        "index": Array("iu", ("n",), low=0),
-        "quarter": Array("iu", ("n", QUARTER, QUARTER), low=0, high=1),
-        "source": Array("U", ("n",)),
-        "predicted_error": Array("f", ("n",)),
-    },
-)
 
 
 def collect(goal: Goal, proposals: Path, shards: Sequence[Path], out: Path) -> None:

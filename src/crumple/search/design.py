@@ -16,9 +16,8 @@ from crumple.errors import UserError
 from crumple.goals import file_name, read_goals
 from crumple.provenance import differences, folder_record
 from crumple.search.collecting import collect
-from crumple.search.history import History, read_history
+from crumple.search.history import PROPOSED, History, read_history
 from crumple.search.page import write_design_page
-from crumple.search.proposing import PROPOSED
 from crumple.search.rounds import GoalSearch, Sources
 from crumple.search.workers import FiniteElements, finite_elements, run_finite_elements
 

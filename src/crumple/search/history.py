@@ -20,18 +20,26 @@ from numpy.typing import NDArray
 from crumple.layout import CURVE_STRAIN, QUARTER
 from crumple.readers import Array, Schema, read_npz
 
-RESULTS = Schema(
-    "remove its round and all later ones, and run `crumple design` again",
+PROPOSED = "proposals.npz"
+AGAIN = "remove its round and all later ones, and run `crumple design` again"
+PROPOSALS = Schema(
+    AGAIN,
     {
         "made_by": Array("U"),
         "index": Array("iu", ("n",), low=0),
         "quarter": Array("iu", ("n", QUARTER, QUARTER), low=0, high=1),
+        "source": Array("U", ("n",)),
+        "predicted_error": Array("f", ("n",)),
+    },
+)
+RESULTS = Schema(
+    AGAIN,
+    {
+        **PROPOSALS.arrays,
         "curve_stress": Array("f", ("n", len(CURVE_STRAIN))),
         "status": Array("U", ("n",)),
         "violation": Array("U", ("n",)),
         "error": Array("f", ("n",)),
-        "source": Array("U", ("n",)),
-        "predicted_error": Array("f", ("n",)),
     },
 )
 

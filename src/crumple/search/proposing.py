@@ -28,7 +28,7 @@ from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, QUARTER
 from crumple.library import Library
 from crumple.provenance import hash_designs
 from crumple.search.aiming import Aim, aimed
-from crumple.search.history import History
+from crumple.search.history import PROPOSED, History
 from crumple.search.moves import children, level_set
 from crumple.search.screening import DRAWS, Screen
 from crumple.topology import acceptance, largest_domain
@@ -38,7 +38,6 @@ PARENTS = 16  # that the moves of a generation begin with
 AIMED = 4  # of them, aimed at the goal
 DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
 DRAWN = 48  # designs that the design model draws for the first round
-PROPOSED = "proposals.npz"
 T = TypeVar("T", "Proposals", "Pool")
 
 

@@ -1,0 +1,220 @@
+"""The size of the paper's data set, 53,007 designs in 829 shards, without simulating it.
+
+    .venv/bin/python benchmarks/scale.py FOLDER [dag] [index] [loader] [master]
+
+dag      how long Snakemake needs to find out what to do, and how much memory
+index    `crumple index` over 100 and over 829 shards (benchmarks/synthetic_shards.py)
+loader   training samples from a file that is larger than the memory (benchmarks/loader.py; as root)
+master   Snakemake with its Slurm executor and a pretended cluster of 1,000 cores
+         (benchmarks/pretend_slurm.py)
+
+Seconds and memory are those of the processes that are measured. What is in the folder is kept, and
+used again: the shards take 2.3 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESET = "workflow/presets/paper.yaml"
+SHARDS, FULL, SHARD_SIZE = 829, 48, 64
+CORES = 1000
+LIMIT = 700  # MB, of the loader
+PRETENDED = "sbatch squeue scontrol scancel sinfo sacct sacctmgr sshare".split()
+RULES = ("sample", "mesh", "simulate", "rasterise")
+
+
+class Use(NamedTuple):
+    """What a command and its children have taken; the memory is that of the largest process."""
+
+    wall: float  # s
+    cpu: float  # s
+    memory: float  # MB
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.wall:6.1f} s, {self.cpu:6.1f} CPU s, {self.memory:5.0f} MB"
+
+
+def measure(command: Sequence[object], folder: Path, **environment: object) -> Use:
+    """Run a command to its end; this process must stay small, for its memory counts as theirs."""
+    given = os.environ | {name: str(value) for name, value in environment.items()}
+    log, start = folder / "output.txt", time.monotonic()
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [str(word) for word in command], cwd=folder, env=given, stdout=out, stderr=out
+        )
+        _, status, used = os.wait4(process.pid, 0)
+    output = log.read_text()
+    if status:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{output[-3000:]}")
+    cpu = used.ru_utime + used.ru_stime
+    return Use(time.monotonic() - start, cpu, used.ru_maxrss / 1000, output)
+
+
+def against(name: str, value: float, bar: float, unit: str, least: bool = False) -> None:
+    """Print a figure and its ratio to what it may be at most, or at least."""
+    ratio = value / bar if least else bar / value
+    word = "at least" if least else "at most"
+    print(f"  {name}: {value:,.1f} {unit} ({word} {bar:,g}: {ratio:.1f} times better)")
+
+
+def copy_of_workflow(folder: Path) -> Path:
+    """Return a folder with the workflow and no results."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "workflow", folder / "workflow")
+    shutil.copytree(ROOT / "slurm", folder / "slurm")
+    for name in ("Snakefile", "config.yaml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in ("src", "envs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def snakemake(*arguments: str) -> list[object]:
+    """Return a command of Snakemake for the preset."""
+    return [sys.executable, "-m", "snakemake", "--configfile", PRESET, *arguments]
+
+
+def dag(folder: Path) -> None:
+    """Dry run of everything from nothing."""
+    used = measure(snakemake("-n"), copy_of_workflow(folder / "dag"))
+    print(f"dry run, nothing there: {used}, {jobs_in(used.output)} jobs")
+    against("time", used.wall, 15, "s")
+    against("memory", used.memory, 300, "MB")
+
+
+def jobs_in(output: str) -> int:
+    """Return the number of jobs that a dry run has found."""
+    totals = [line.split()[1] for line in output.splitlines() if line.startswith("total ")]
+    return int(totals[0]) if totals else 0
+
+
+def make_shards(folder: Path) -> Path:
+    """Make the shards that aren't there."""
+    script, shards = ROOT / "benchmarks/synthetic_shards.py", folder / "shards"
+    folder.mkdir(parents=True, exist_ok=True)
+    used = measure([sys.executable, script, shards, "--count", SHARDS, "--full", FULL], folder)
+    print(f"{SHARDS} shards, {FULL} of them of real size: {used}")
+    return shards
+
+
+def index_shards(folder: Path, shards: Path, count: int) -> tuple[Path, Use]:
+    """Index the first shards; return the data set."""
+    size = json.dumps({"designs": {"count": min(SHARD_SIZE * count, 53007)}})
+    out = folder / f"dataset-{count}.json"
+    config = ["--config", ROOT / PRESET, "--config", size]
+    command = [sys.executable, "-m", "crumple", "index", *config, "--shards", shards, "--out", out]
+    return out, measure(command, folder)
+
+
+def index(folder: Path) -> None:
+    """`crumple index` over some and over all shards."""
+    shards = make_shards(folder)
+    _, some = index_shards(folder, shards, 100)
+    _, used = index_shards(folder, shards, SHARDS)
+    print(f"index of 100 shards: {some}")
+    print(f"index of {SHARDS} shards: {used}")
+    against("time", used.wall, 60, "s")
+    print(f"  memory: {used.memory / some.memory:.2f} times that of 100 shards")
+
+
+def loader(folder: Path) -> None:
+    """Training samples from a file that is larger than the memory."""
+    dataset, _ = index_shards(folder, make_shards(folder), FULL)
+    script = ROOT / "benchmarks/loader.py"
+    with memory_limit(LIMIT) as group:
+        join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', group / "cgroup.procs"]
+        load = [sys.executable, script, dataset, "--cache", folder, "--seconds", 20]
+        used = measure([*join, *load], folder)
+    print(f"training samples with {LIMIT} MB of memory: {used}")
+    print("  " + used.output.strip().replace("\n", "\n  "))
+
+
+@contextmanager
+def memory_limit(megabytes: int) -> Iterator[Path]:
+    """Yield a control group of Linux that has this much memory, mapped files included."""
+    old = Path("/sys/fs/cgroup/memory")
+    root, limit = (old, "memory.limit_in_bytes") if old.is_dir() else (old.parent, "memory.max")
+    group = root / f"crumple-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / limit).write_text(str(megabytes * 10**6))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def master(folder: Path) -> None:
+    """Snakemake with 1,000 pretended cores: a shard as one job, then as four."""
+    grouped = pretended_run(folder / "grouped")
+    pretended_run(folder / "ungrouped", "--groups", *(f"{rule}={rule}" for rule in RULES))
+    used = measure(snakemake("-n"), grouped)
+    print(f"dry run, the data set is there: {used}, {jobs_in(used.output)} jobs")
+
+
+def pretended_run(folder: Path, *arguments: str) -> Path:
+    """Make the data set on the pretended cluster; return the folder of the run."""
+    copy_of_workflow(folder)
+    state, commands = folder / "slurm_state", folder / "bin"
+    state.mkdir()
+    commands.mkdir()
+    for name in PRETENDED:
+        (commands / name).symlink_to(ROOT / "benchmarks/pretend_slurm.py")
+    command = snakemake(
+        "--profile",
+        "slurm",
+        "--jobs",
+        str(CORES),
+        *arguments,
+        "--",
+        "results/paper/data/dataset.json",
+    )
+    path = f"{commands}:{os.environ['PATH']}"
+    used = measure(command, folder, PATH=path, PRETEND_SLURM=state)
+    report(folder.name, state, used)
+    return folder
+
+
+def report(name: str, state: Path, used: Use) -> None:
+    """Print how fast jobs were submitted, and how well the cores were used."""
+    *jobs, last = [line.split() for line in (state / "submitted").read_text().splitlines()]
+    began = [float(job[1]) for job in jobs]
+    seconds = [float(job[2]) - float(job[1]) for job in jobs]
+    theirs = sum(map(float, (state / "seconds").read_text().split()))
+    needed = CORES * len(jobs) / sum(seconds)
+    makespan = float(last[1]) - began[0]
+    rate = (len(jobs) - 1) / (max(began) - began[0])
+    print(f"pretended cluster, {name}: {used}, of which {theirs:.1f} CPU s of Slurm's commands")
+    print(f"  {len(jobs)} jobs of {sum(seconds) / len(jobs):.0f} s")
+    busy = sum(seconds) / CORES / makespan
+    print(f"  all done after {makespan:.0f} s; {busy:.0%} of {CORES} cores busy")
+    print(f"  master: {1000 * (used.cpu - theirs) / len(jobs):.0f} CPU ms per job")
+    against(f"{CORES} busy cores end", rate, needed, "jobs submitted per second", least=True)
+
+
+STAGES = {"dag": dag, "index": index, "loader": loader, "master": master}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="for shards and runs")
+    parser.add_argument("stages", nargs="*", help=f"some of {', '.join(STAGES)}; default all")
+    args = parser.parse_args()
+    for name in args.stages or STAGES:
+        STAGES[name](args.folder.resolve())
+
+
+if __name__ == "__main__":
+    main()

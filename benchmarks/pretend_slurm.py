@@ -2,8 +2,8 @@
 """Slurm's commands for benchmarks/scale.py: jobs end when their time is over, and nothing runs.
 
 What this does is said by the name by which it is called. `sbatch` notes when the job would end,
-`squeue` makes the outputs of jobs that have ended and lists all jobs. A job takes one core, of
-which there are always enough. All is kept in the folder that $PRETEND_SLURM names, as lines.
+`squeue` makes the outputs of jobs that have ended and lists all jobs. There are always enough
+cores. All is kept in the folder that $PRETEND_SLURM names, as lines.
 """
 
 import os
@@ -46,16 +46,18 @@ def sbatch(arguments):
     """Note a job and print its number."""
     command = next(word for word in arguments if word.startswith("--wrap="))
     targets = TARGET.findall(re.search(r"--target-jobs (.*?) --", command)[1])
-    seconds = sum(DESIGNS * SECONDS.get(rule, 0) for rule, _ in targets)
+    cores = int(re.search(r"--cpus-per-task=(\d+)", " ".join(arguments))[1])
+    seconds = sum(DESIGNS * SECONDS.get(rule, 0) for rule, _ in targets) / cores
     number, now = time.time_ns() // 1000, time.time()
-    note("submitted", number, now, now + seconds, *(f"{rule}:{shard}" for rule, shard in targets))
+    names = (f"{rule}:{shard}" for rule, shard in targets)
+    note("submitted", number, now, now + seconds, cores, *names)
     print(number)
 
 
 def squeue(arguments):
     """List all jobs, after the outputs of those that have ended since the last time."""
     known, now = {number for number, *_ in lines("ended")}, time.time()
-    for number, _, end, *targets in lines("submitted"):
+    for number, _, end, _, *targets in lines("submitted"):
         if float(end) > now:
             print(f"{number}|RUNNING")
             continue

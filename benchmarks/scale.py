@@ -1,12 +1,13 @@
 """The size of the paper's data set, 53,007 designs in 829 shards, without simulating it.
 
-    .venv/bin/python benchmarks/scale.py FOLDER [dag] [index] [loader] [master]
+    .venv/bin/python benchmarks/scale.py FOLDER [dag] [index] [loader] [master] [cost]
 
 dag      how long Snakemake needs to find out what to do, and how much memory
 index    `crumple index` over 100 and over 829 shards (benchmarks/synthetic_shards.py)
 loader   training samples from a file that is larger than the memory (benchmarks/loader.py; as root)
 master   Snakemake with its Slurm executor and a pretended cluster of 1,000 cores
          (benchmarks/pretend_slurm.py)
+cost     CPU seconds of each stage per design and per start, from shards of two sizes
 
 Seconds and memory are those of the processes that are measured. What is in the folder is kept, and
 used again: the shards take 2.3 GB.
@@ -157,54 +158,91 @@ def memory_limit(megabytes: int) -> Iterator[Path]:
 
 
 def master(folder: Path) -> None:
-    """Snakemake with 1,000 pretended cores: a shard as one job, then as four."""
+    """Snakemake with 1,000 pretended cores: one, four and a quarter of a shard as one job."""
     grouped = pretended_run(folder / "grouped")
-    pretended_run(folder / "ungrouped", "--groups", *(f"{rule}={rule}" for rule in RULES))
+    pretended_run(folder / "fours", "--group-components", "shard=4", "--jobs", str(CORES // 4))
+    alone = [f"{rule}={rule}" for rule in RULES]
+    pretended_run(folder / "ungrouped", "--groups", *alone, designs=100 * SHARD_SIZE)
     used = measure(snakemake("-n"), grouped)
     print(f"dry run, the data set is there: {used}, {jobs_in(used.output)} jobs")
 
 
-def pretended_run(folder: Path, *arguments: str) -> Path:
-    """Make the data set on the pretended cluster; return the folder of the run."""
+def pretended_run(folder: Path, *arguments: str, designs: int = 53007) -> Path:
+    """Make a data set on the pretended cluster; return the folder of the run."""
     copy_of_workflow(folder)
     state, commands = folder / "slurm_state", folder / "bin"
     state.mkdir()
     commands.mkdir()
     for name in PRETENDED:
         (commands / name).symlink_to(ROOT / "benchmarks/pretend_slurm.py")
-    command = snakemake(
-        "--profile",
-        "slurm",
-        "--jobs",
-        str(CORES),
-        *arguments,
-        "--",
-        "results/paper/data/dataset.json",
-    )
+    count = f"designs={{count: {designs}}}"
+    options = ["--profile", "slurm", "--jobs", str(CORES), "--config", count, *arguments]
+    command = snakemake(*options, "--", "results/paper/data/dataset.json")
     path = f"{commands}:{os.environ['PATH']}"
     used = measure(command, folder, PATH=path, PRETEND_SLURM=state)
-    report(folder.name, state, used)
+    report(folder, state, used)
     return folder
 
 
-def report(name: str, state: Path, used: Use) -> None:
-    """Print how fast jobs were submitted, and how well the cores were used."""
-    *jobs, last = [line.split() for line in (state / "submitted").read_text().splitlines()]
+def report(folder: Path, state: Path, used: Use) -> None:
+    """Print how well the cores were used, and how many shards the master works through."""
+    *jobs, index = [line.split() for line in (state / "submitted").read_text().splitlines()]
     began = [float(job[1]) for job in jobs]
-    seconds = [float(job[2]) - float(job[1]) for job in jobs]
+    seconds = sum((float(job[2]) - float(job[1])) * int(job[3]) for job in jobs)
     theirs = sum(map(float, (state / "seconds").read_text().split()))
-    needed = CORES * len(jobs) / sum(seconds)
-    makespan = float(last[1]) - began[0]
-    rate = (len(jobs) - 1) / (max(began) - began[0])
-    print(f"pretended cluster, {name}: {used}, of which {theirs:.1f} CPU s of Slurm's commands")
-    print(f"  {len(jobs)} jobs of {sum(seconds) / len(jobs):.0f} s")
-    busy = sum(seconds) / CORES / makespan
-    print(f"  all done after {makespan:.0f} s; {busy:.0%} of {CORES} cores busy")
-    print(f"  master: {1000 * (used.cpu - theirs) / len(jobs):.0f} CPU ms per job")
-    against(f"{CORES} busy cores end", rate, needed, "jobs submitted per second", least=True)
+    makespan = float(index[1]) - began[0]
+    shards = sorted((folder / "results/paper/data/shards").glob("*.zarr/.snakemake_timestamp"))
+    per_job = len(shards) / len(jobs)
+    print(
+        f"pretended cluster, {folder.name}: {used}, of which {theirs:.1f} CPU s of Slurm's commands"
+    )
+    print(f"  {len(shards)} shards of {seconds / len(shards):.0f} core s in {len(jobs)} jobs")
+    print(
+        f"  all done after {makespan:.0f} s; master: {used.cpu / len(shards):.2f} CPU s per shard"
+    )
+    needed = CORES * len(shards) / seconds
+    submitted = per_job * fastest(began)
+    ended = fastest([path.stat().st_mtime for path in shards])
+    against("submitted", submitted, needed, "shards/s", least=True)
+    against("ended", ended, needed, "shards/s", least=True)
 
 
-STAGES = {"dag": dag, "index": index, "loader": loader, "master": master}
+def fastest(times: Sequence[float], window: int = 40) -> float:
+    """Return the largest rate over some events in a row."""
+    times = sorted(times)
+    return max(window / (end - start) for start, end in zip(times, times[window:], strict=False))
+
+
+def cost(folder: Path) -> None:
+    """CPU seconds of the stages that make a shard: what a start takes, and what a design takes."""
+    few, many = 1, 9
+    used = {count: shard_of(folder / "cost" / str(count), count) for count in (few, many)}
+    for name in RULES:
+        design = (used[many][name] - used[few][name]) / (many - few)
+        start = used[few][name] - few * design
+        print(f"{name}: {design:.3f} CPU s per design, {start:.1f} CPU s per start")
+
+
+def shard_of(folder: Path, count: int) -> dict[str, float]:
+    """Make one shard of some designs; return the CPU seconds of its stages."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    size = json.dumps({"designs": {"count": count, "shard_size": count}})
+    stages: dict[str, list[object]] = {
+        "sample": ["--shard", 0, "--out", "designs.npz"],
+        "mesh": ["--designs", "designs.npz", "--out", "meshes"],
+        "simulate": ["--meshes", "meshes", "--out", "simulations"],
+        "rasterise": "--designs designs.npz --simulations simulations --out 0000.zarr".split(),
+    }
+    python = [ROOT / ".venv-fe/bin/python", "-m", "crumple"]
+    config = ["--config", ROOT / PRESET, "--config", size]
+    return {
+        name: measure([*python, name, *config, *arguments], folder).cpu
+        for name, arguments in stages.items()
+    }
+
+
+STAGES = {"dag": dag, "index": index, "loader": loader, "master": master, "cost": cost}
 
 
 def main() -> None:

@@ -3,13 +3,14 @@
 python benchmarks/synthetic_shards.py FOLDER --count 829 --full 48
 
 The first ones are of real size: noise in the solid pixels of all fields, which compresses a little
-less than simulated fields. In the others every array per design is full and the fields are 0, so
-that a shard takes half a megabyte. Shards that are there already are kept.
+less than simulated fields. The others may have fewer designs; every array per design is full and
+the fields are 0, so that 64 designs take half a megabyte. Shards that are there already are kept.
 """
 
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,26 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="for the shards")
     parser.add_argument("--count", type=int, required=True, help="number of shards")
     parser.add_argument("--full", type=int, default=4, help="how many are of real size; default 4")
+    parser.add_argument("--small", type=int, default=64, help="designs of the others; default 64")
+    parser.add_argument("--processes", type=int, default=2, help="default 2")
     args = parser.parse_args()
     config = load_config(PRESET)
-    for number, path in enumerate(shards_of(args.folder, config)[: args.count]):
-        if not path.exists():
-            arrays = made_up(number, config, number < args.full)
-            write_shard(path, arrays, {"made_by": record(config, arrays)})
+    paths = shards_of(args.folder, config)[: args.count]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    sizes = [config.designs.shard_size if number < args.full else args.small for number in missing]
+    with ProcessPoolExecutor(args.processes) as pool:
+        jobs = [
+            pool.submit(make, paths[number], config, number, number < args.full, size)
+            for number, size in zip(missing, sizes, strict=True)
+        ]
+        for job in jobs:
+            job.result()
+
+
+def make(path: Path, config: Config, number: int, full: bool, size: int) -> None:
+    """Make one shard."""
+    arrays = made_up(number, config, full, size)
+    write_shard(path, arrays, {"made_by": record(config, arrays)})
 
 
 def record(config: Config, arrays: dict[str, NDArray]) -> dict[str, Any]:
@@ -47,11 +62,11 @@ def record(config: Config, arrays: dict[str, NDArray]) -> dict[str, Any]:
     return found | {"inputs": {"designs": hash_designs(arrays["index"], arrays["quarter"])}}
 
 
-def made_up(number: int, config: Config, full: bool) -> dict[str, NDArray]:
+def made_up(number: int, config: Config, full: bool, most: int) -> dict[str, NDArray]:
     """Return the arrays of one shard; see :data:`crumple.dataset.SHARD`."""
     random = np.random.default_rng(number)
-    size = config.designs.shard_size
-    index = np.arange(size * number, min(size * (number + 1), config.designs.count))
+    first = config.designs.shard_size * number
+    index = np.arange(first, min(first + most, config.designs.count))
     count, steps = len(index), len(FRAME_STRAIN)
     quarter = random.integers(0, 2, (count, QUARTER, QUARTER), np.uint8)
     solid = np.array([mirror(design) for design in quarter])

@@ -288,7 +288,7 @@ def read_sample(dataset: Dataset, model: Model, place: Sequence[int]) -> np.ndar
 
 
 def _ahead(
-    pool: Executor, read: Callable[[np.ndarray], np.ndarray], places: Iterable[np.ndarray]
+    pool: Executor, read: Callable[[Sequence[int]], np.ndarray], places: Iterable[Sequence[int]]
 ) -> Iterator[np.ndarray]:
     """Read places in order, only a few ahead; ``pool.map`` would fill the memory with samples."""
     waiting: deque[Future[np.ndarray]] = deque()

@@ -338,7 +338,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
     entries, valid, failures, ungated, train, held_out = [], [], [], [], [], []
     seen: dict[int, Path] = {}
     found_versions: dict[str, set[str]] = {}
-    training: dict[str, list[NDArray]] = {name: [] for name in TRAINING_ARRAYS}
+    scales = Scales()
     wanted: Mapping[str, Any] | None = None
     with closing(checked_shards(shards)) as checked:
         steps = progress(checked, len(shards), "index", unit="shard")
@@ -373,8 +373,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
                 else:
                     training_rows.append(row)
             train += [[number, row] for row in training_rows]
-            for name, parts in training.items():
-                parts.append(group[name][:][training_rows])
+            scales.add({name: group[name][:][training_rows] for name in TRAINING_ARRAYS})
             entries.append(
                 {"path": _relative(path, folder), "sha256": sha256, "indices": index.tolist()}
             )
@@ -383,7 +382,6 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
             f"no design is left for training: {len(valid)} of {len(seen)} are valid; see the "
             "reasons in the shards, or lower dataset.validation_fraction"
         )
-    constants = {name: np.concatenate(parts) for name, parts in training.items()}
     record = made_by("index", config, {"settings": wanted, "inputs": {}})
     if is_published(record):
         index = record["settings"]["index"]
@@ -402,7 +400,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
         "failures": failures,
         "energy_gate_exceeded": ungated,
         "split": {"train": train, "validation": [place for _, place in sorted(held_out)]},
-        "normalisation": normalisation(constants),
+        "normalisation": scales.constants(),
         "config_hash": hashlib.sha256(settings.encode()).hexdigest(),
         "versions": {package: sorted(found) for package, found in sorted(found_versions.items())},
     }
@@ -447,34 +445,57 @@ def write_manifest(shards: Sequence[Path], config: Config, out: Path) -> None:
     save_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def normalisation(training: Mapping[str, NDArray]) -> dict[str, dict[str, list[float]]]:
-    """Return minimum, maximum, mean and standard deviation per frame, every design alike.
+class Scales:
+    """Minimum, maximum, mean and standard deviation per frame, every design alike.
 
-    Parameters
-    ----------
-    training
-        ``channel_statistics``, ``curve_stress`` and ``frame_stress`` of the training designs.
+    Designs are added shard by shard, and what is kept doesn't grow with their number.
     """
-    low, high, mean, square = np.moveaxis(training["channel_statistics"], -1, 0)
-    scales = {
-        name: _summary(low[:, k], high[:, k], mean[:, k], square[:, k])
-        for k, name in enumerate(SCALED)
-    }
-    for name in ("curve_stress", "frame_stress"):
-        values = training[name].astype(np.float64)
-        scales[name] = _summary(values, values, values, values**2)
-    return scales
 
+    def __init__(self) -> None:
+        self._count = 0
+        self._totals: dict[str, tuple[NDArray, ...]] = {}  # lows, highs, sums and sums of squares
 
-def _summary(low: NDArray, high: NDArray, mean: NDArray, square: NDArray) -> dict[str, list]:
-    average = mean.mean(axis=0)
-    deviation = np.sqrt(np.maximum(square.mean(axis=0) - average**2, 0))
-    return {
-        "min": low.min(axis=0).tolist(),
-        "max": high.max(axis=0).tolist(),
-        "mean": average.tolist(),
-        "std": deviation.tolist(),
-    }
+    def add(self, training: Mapping[str, NDArray]) -> None:
+        """Add the training designs of a shard.
+
+        Parameters
+        ----------
+        training
+            ``channel_statistics``, ``curve_stress`` and ``frame_stress`` of them.
+        """
+        if not len(training["frame_stress"]):
+            return
+        self._count += len(training["frame_stress"])
+        low, high, mean, square = np.moveaxis(training["channel_statistics"], -1, 0)
+        for k, name in enumerate(SCALED):
+            self._add(name, low[:, k], high[:, k], mean[:, k], square[:, k])
+        for name in ("curve_stress", "frame_stress"):
+            values = training[name].astype(np.float64)
+            self._add(name, values, values, values, values**2)
+
+    def _add(self, name: str, low: NDArray, high: NDArray, mean: NDArray, square: NDArray) -> None:
+        totals = low.min(axis=0), high.max(axis=0), mean.sum(axis=0), square.sum(axis=0)
+        if name in self._totals:
+            rules = np.minimum, np.maximum, np.add, np.add
+            pairs = zip(rules, self._totals[name], totals, strict=True)
+            totals = tuple(rule(known, new) for rule, known, new in pairs)
+        self._totals[name] = totals
+
+    def constants(self) -> dict[str, dict[str, list[float]]]:
+        """Return ``min``, ``max``, ``mean`` and ``std`` by channel and kind of stress."""
+        return {name: self._constants(*totals) for name, totals in self._totals.items()}
+
+    def _constants(
+        self, low: NDArray, high: NDArray, total: NDArray, square: NDArray
+    ) -> dict[str, list[float]]:
+        mean = total / self._count
+        deviation = np.sqrt(np.maximum(square / self._count - mean**2, 0))
+        return {
+            "min": low.tolist(),
+            "max": high.tolist(),
+            "mean": mean.tolist(),
+            "std": deviation.tolist(),
+        }
 
 
 def _relative(path: Path, folder: Path) -> str:

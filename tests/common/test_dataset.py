@@ -162,6 +162,25 @@ def test_scaling_comes_from_the_training_designs_only(tmp_path, shards, manifest
     assert scale["curve_stress"]["mean"] == pytest.approx(train_stress.mean(axis=0))
 
 
+def test_scales_are_those_of_all_shards_and_keep_none_of_their_rows():
+    random = np.random.default_rng(0)
+    shapes = {"channel_statistics": (3, 11, 4), "curve_stress": (51,), "frame_stress": (11,)}
+    rows = {name: random.random((12, *shape)) for name, shape in shapes.items()}
+    together, apart = dataset.Scales(), dataset.Scales()
+    together.add(rows)
+    for first, end in ((0, 1), (1, 1), (1, 8), (8, 12)):
+        apart.add({name: values[first:end] for name, values in rows.items()})
+    wanted, found = together.constants(), apart.constants()
+    assert wanted.keys() == found.keys() == {"u1", "w2", "s22", "curve_stress", "frame_stress"}
+    for name, constants in wanted.items():
+        for what, values in constants.items():
+            assert found[name][what] == pytest.approx(values, rel=1e-12)
+    stress = rows["frame_stress"]
+    assert wanted["frame_stress"]["std"] == pytest.approx(stress.std(axis=0))
+    kept = [array.size for totals in apart._totals.values() for array in totals]
+    assert sum(kept) == 4 * (3 * 11 + 51 + 11)
+
+
 def test_manifest_refuses_bad_shards(tmp_path, shards):
     twice = shard(tmp_path / "0002.zarr", range(5, 7))
     with pytest.raises(UserError, match="design 5 is both in"):

@@ -168,6 +168,29 @@ def test_a_damaged_cache_is_one_sentence(cache, tmp_path, name, change, words):
     data.load_samples(cache, 10, torch.device("cpu"))
 
 
+def test_the_cache_reads_few_samples_ahead_of_those_it_has_taken(manifest, tmp_path, monkeypatch):
+    """A data set that is larger than the memory would fill it otherwise."""
+    monkeypatch.setattr(data, "AHEAD", 2)
+    read, most = [], 0
+
+    def read_sample(*arguments):
+        read.append(arguments)
+        return original(*arguments)
+
+    def taken(samples, *words):
+        nonlocal most
+        for count, sample in enumerate(samples):
+            time.sleep(0.02)
+            most = max(most, len(read) - count)
+            yield sample
+
+    original = data.read_sample
+    monkeypatch.setattr(data, "read_sample", read_sample)
+    monkeypatch.setattr(data, "progress", taken)
+    data.build_cache(Dataset(manifest), Model(), tmp_path / "cache")
+    assert len(read) > 10 and most <= 5  # the first one is read once more, for its shape
+
+
 def test_loader_is_not_what_training_waits_for(splits):
     """At least 2,000 samples/s on two cores; here a fifth of it on one busy one."""
     training, _ = splits

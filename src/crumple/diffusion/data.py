@@ -6,8 +6,9 @@ then the fields of every frame. Scaling and symmetries are applied when a batch 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -32,6 +33,7 @@ STORED = {
 }
 # Bits of an element of the group of reflections (H: x -> 1-x, V: y -> 1-y), of order 4.
 H, V = 1, 2
+AHEAD = 16  # samples that are read before the cache takes them
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -285,6 +287,19 @@ def read_sample(dataset: Dataset, model: Model, place: Sequence[int]) -> np.ndar
     return np.concatenate(channels)
 
 
+def _ahead(
+    pool: Executor, read: Callable[[Sequence[int]], np.ndarray], places: Iterable[Sequence[int]]
+) -> Iterator[np.ndarray]:
+    """Read places in order, only a few ahead; ``pool.map`` would fill the memory with samples."""
+    waiting: deque[Future[np.ndarray]] = deque()
+    for place in places:
+        waiting.append(pool.submit(read, place))
+        if len(waiting) > AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
     """Write all samples to one file that can be mapped, and their scaling.
 
@@ -309,7 +324,7 @@ def build_cache(dataset: Dataset, model: Model, cache: Path) -> None:
     with atomic_path(cache / "samples.npy") as temporary, ThreadPoolExecutor(4) as pool:
         samples = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
         reserve(temporary)
-        reads = pool.map(lambda place: read_sample(dataset, model, place), places)
+        reads = _ahead(pool, lambda place: read_sample(dataset, model, place), places)
         for row, sample in enumerate(progress(reads, len(places), "cache", "sample")):
             samples[row] = sample
             if row < training:

@@ -195,6 +195,6 @@ os.environ.update(
 )
 shell.prefix(
     'fem() {{ "$FEM_PYTHON" -m crumple "$@"; }}; '
-    'learn() {{ "$LEARN_PYTHON" -m crumple "$@"; }}; '
+    'learn() {{ ${{launch-}} "$LEARN_PYTHON" -m crumple "$@"; }}; '
     "export NUMBA_NUM_THREADS=$OMP_NUM_THREADS; "
 )

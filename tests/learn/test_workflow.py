@@ -127,6 +127,15 @@ def test_running_again_does_nothing(run):
     assert planned(run) == {}
 
 
+def test_the_profile_says_what_starts_the_processes_of_a_rule(run):
+    launcher = run / "launcher"
+    launcher.write_text('#!/usr/bin/env bash\necho "$4" >> launched.txt\nexec "$@"\n')
+    launcher.chmod(0o755)
+    snakemake(run, "--set-resources", f"train:launch='{launcher}'", "--forcerun", "train")
+    assert (run / "launched.txt").read_text().split() == ["train"]
+    assert planned(run) == {}  # nor is another launcher a reason to train again
+
+
 def test_a_search_is_rounds_of_proposals_and_simulations(searched):
     done = (searched / "commands.txt").read_text().split()
     goals, rounds = 4, 2  # four simulations in rounds of two

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from safetensors.numpy import load_file
 
@@ -64,9 +63,7 @@ def timings(run: Path) -> dict[str, float]:
 
 def step(checkpoint: Path) -> int:
     """Return the last step of a checkpoint; 0: there is none."""
-    if not checkpoint.exists():
-        return 0
-    return int(torch.load(checkpoint, weights_only=True)["progress"]["step"])
+    return int(read(checkpoint)["progress"]["step"]) if checkpoint.exists() else 0
 
 
 def repeated(run: Path, notes: dict[str, Any]) -> Iterator[str]:
@@ -120,6 +117,8 @@ def read(path: Path) -> Any:
         with np.load(path) as file:
             return dict(file)
     if path.suffix == ".pt":
+        import torch  # only here, for it takes seconds
+
         return torch.load(path, weights_only=True)
     if path.suffix == ".safetensors":
         return load_file(path)
@@ -136,9 +135,8 @@ def equal(one: Any, other: Any) -> bool:
         )
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
-    if isinstance(one, torch.Tensor):
-        return bool(torch.equal(one, other))
-    if isinstance(one, np.ndarray):
+    if hasattr(one, "shape"):  # an array, or a tensor of torch
+        one, other = np.asarray(one), np.asarray(other)
         return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
     return bool(one == other)
 

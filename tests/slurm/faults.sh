@@ -83,7 +83,7 @@ complete() {
 fault_scancel() { # a running job is cancelled by somebody
   begin nothing
   submit $dataset
-  await 300 simulated 3
+  await 300 simulated 2
   scancel "$(owner $shard_lock job)"
   note
   finish
@@ -93,7 +93,7 @@ fault_scancel() { # a running job is cancelled by somebody
 fault_worker() { # the system kills a process, as when memory runs out
   begin nothing
   submit $dataset
-  await 300 simulated 3
+  await 300 simulated 2
   kill -9 "$(owner $shard_lock pid)"
   note
   finish
@@ -111,7 +111,7 @@ fault_node() { # a node dies: its daemons, and what they have started
   local job node pid
   begin nothing
   submit $dataset
-  await 300 simulated 3
+  await 300 simulated 2
   node=$(squeue -h -j "$(owner $shard_lock job)" -o %N)
   kill_tree "${daemons[$node]}"
   for job in $(squeue -h -w "$node" -o %A); do
@@ -125,7 +125,7 @@ fault_node() { # a node dies: its daemons, and what they have started
 fault_master() { # Snakemake dies, its jobs go on, and it is started again at once
   begin nothing
   submit $dataset
-  await 300 simulated 3
+  await 300 simulated 2
   kill -9 "$master"
   finish || true
   note
@@ -138,7 +138,7 @@ fault_disk() { # no space is left while a shard is simulated
   mkdir -p $run/data
   mount -t tmpfs -o size=64m tmpfs $run/data
   submit $dataset
-  await 300 simulated 3
+  await 300 simulated 2
   cat /dev/zero >$run/data/filler 2>/dev/null || true
   finish && return 1
   grep -rh "No space left on device" $run/logs | sort -u
@@ -150,7 +150,7 @@ fault_disk() { # no space is left while a shard is simulated
 fault_kill() { # the training dies at a random step
   begin data
   submit $model
-  await 300 trained $((RANDOM % 30 + 10))
+  await 300 trained $((RANDOM % 15 + 5))
   kill -9 "$(owner $model_lock pid)"
   note
   finish
@@ -160,17 +160,19 @@ fault_kill() { # the training dies at a random step
 fault_requeue() { # Slurm takes the node away from a training, and starts it again later
   begin data
   submit $model
-  await 300 trained $((RANDOM % 30 + 10))
+  await 300 trained $((RANDOM % 15 + 5))
   scontrol requeue "$(owner $model_lock job)"
   note
   finish
   complete $model
 }
 
-fault_limit() { # Slurm ends a training at its time limit, again and again
+fault_limit() { # Slurm ends a training at its time limit
   begin data
-  submit $model --config 'training={checkpoint_minutes: 60}' --set-resources train:runtime=1 --retries 9
-  await 240 grep "stopped by SIGTERM" $run/logs/train.log
+  submit $model --config 'training={checkpoint_minutes: 60}' --set-resources 'train:runtime=attempt ** 6'
+  await 300 trained $((RANDOM % 15 + 5))
+  kill -STOP "$(owner $model_lock pid)" # so that it lasts a minute; Slurm wakes it up to end it
+  await 150 grep "stopped by SIGTERM" $run/logs/train.log
   note
   finish
   complete $model

@@ -122,12 +122,13 @@ fault_node() { # a node dies: its daemons, and what they have started
   complete $dataset
 }
 
-fault_master() { # Snakemake dies, its jobs go on, and it is started again at once
+fault_master() { # Snakemake dies, and its jobs go on; it is started again when they have ended
   begin nothing
   submit $dataset
   await 300 simulated 2
   kill -9 "$master"
-  finish || true
+  finish 2>/dev/null || true
+  await 600 queue_is_empty
   note
   snakemake "${workflow[@]}" --unlock >>"$output" 2>&1
   complete $dataset

@@ -12,10 +12,11 @@ source tests/slurm/cluster.sh
 run=results/nodes
 reference=results/nodes-reference
 candidates=$run/generated.zarr
-weights=(designer/designer.safetensors response/response.safetensors model/model.safetensors)
+weights=(response/response.safetensors model/model.safetensors)
 PATH=$PWD/.venv/bin:$PATH
 export OMP_NUM_THREADS=1
-one=(--configfile workflow/presets/toy.yaml --config run=nodes)
+one=(--configfile workflow/presets/toy.yaml
+  --config run=nodes 'response_training={precision: fp32}' 'generation={precision: fp32}')
 two=(--profile slurm --workflow-profile tests/slurm/nodes "${one[@]}"
   --set-threads train=1 train_designer=1 train_response=1 generate=1)
 
@@ -25,12 +26,12 @@ cp -a $run $reference
 
 start_cluster
 # Another process count is no reason to train again, so what one process has made goes first.
-rm -r $run/{designer,response,model}
+rm -r $run/{response,model}
 snakemake "${two[@]}" -- "${weights[@]/#/$run/}"
 python tests/slurm/compare.py close $reference $run "${weights[@]}"
 
-rm -r $run/{designer,response,model,generated.zarr}
-cp -a $reference/{designer,response,model} $run
+rm -r $run/{response,model,generated.zarr}
+cp -a $reference/{response,model} $run
 snakemake "${two[@]}" -- $candidates
 python tests/slurm/compare.py close $reference $run generated.zarr
 echo "tests/slurm/nodes.sh: passed"

@@ -35,11 +35,12 @@ finish() {
   wait "$pid"
 }
 
-# await SECONDS COMMAND...: wait until a command succeeds.
+# await SECONDS COMMAND...: wait until a command succeeds, but not longer than Snakemake lives.
 await() {
   local end=$((SECONDS + $1))
   until "${@:2}" 2>/dev/null; do
     [ $SECONDS -lt $end ] || { echo "not within $1 s: ${*:2}" >&2; return 1; }
+    [ -z "$master" ] || kill -0 "$master" || return 1
     sleep 0.1
   done
 }
@@ -151,7 +152,7 @@ fault_disk() { # no space is left while a shard is simulated
 fault_kill() { # the training dies at a random step
   begin data
   submit $model
-  await 300 trained $((RANDOM % 15 + 5))
+  await 300 trained $((RANDOM % 12 + 4))
   kill -9 "$(owner $model_lock pid)"
   note
   finish
@@ -161,7 +162,7 @@ fault_kill() { # the training dies at a random step
 fault_requeue() { # Slurm takes the node away from a training, and starts it again later
   begin data
   submit $model
-  await 300 trained $((RANDOM % 15 + 5))
+  await 300 trained $((RANDOM % 12 + 4))
   scontrol requeue "$(owner $model_lock job)"
   note
   finish
@@ -171,7 +172,7 @@ fault_requeue() { # Slurm takes the node away from a training, and starts it aga
 fault_limit() { # Slurm ends a training at its time limit
   begin data
   submit $model --config 'training={checkpoint_minutes: 60}' --set-resources 'train:runtime=attempt ** 6'
-  await 300 trained $((RANDOM % 15 + 5))
+  await 300 trained $((RANDOM % 12 + 4))
   kill -STOP "$(owner $model_lock pid)" # so that it lasts a minute; Slurm wakes it up to end it
   await 150 grep "stopped by SIGTERM" $run/logs/train.log
   note

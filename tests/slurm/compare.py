@@ -111,7 +111,8 @@ def read(path: Path) -> Any:
     if path.suffix == ".zarr":
         group = zarr.open_group(path, mode="r")
         attributes = group.attrs.asdict()
-        return {"attributes": attributes} | {name: group[name][:] for name in attributes["arrays"]}
+        names = attributes.get("arrays") or group.array_keys()
+        return {"attributes": attributes} | {name: group[name][:] for name in names}
     if path.suffix == ".npz":
         with np.load(path) as file:
             return dict(file)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -219,9 +218,9 @@ def mesh_shard(config: Config, designs: Path, out: Path) -> None:
     """Mesh one shard of designs, one file ``{index:06d}.npz`` each.
 
     A file holds ``made_by`` (:mod:`crumple.provenance`), ``status`` ('ok' or the reason of the
-    failure), ``nodes``, ``cells``, the figures of :func:`quality`, ``fallback`` (empty, or what was
-    changed to get a mesh) and ``cpu_seconds``. Designs that an interrupted run has meshed already
-    are kept.
+    failure), ``nodes``, ``cells``, the figures of :func:`quality` and ``fallback`` (empty, or what
+    was changed to get a mesh). The same design gives the same file, so that simulations of it are
+    kept when a scheduler has it meshed again. Designs that an interrupted run has meshed are kept.
 
     Parameters
     ----------
@@ -268,20 +267,12 @@ def read_mesh(path: Path) -> dict[str, np.ndarray]:
 
 
 def _try_to_mesh(cell: np.ndarray, h: float) -> dict[str, Any]:
-    start = time.process_time()
     try:
         check_cell(cell, "design")
         mesh, fallback = mesh_cell(cell, h)
     except (MeshFailure, UserError) as error:
         return _failure(f"not meshable: {error}")
-    seconds = time.process_time() - start
-    return {
-        "status": "ok",
-        **mesh._asdict(),
-        **quality(mesh),
-        "fallback": fallback,
-        "cpu_seconds": seconds,
-    }
+    return {"status": "ok", **mesh._asdict(), **quality(mesh), "fallback": fallback}
 
 
 def _failure(reason: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import shapely
 import synthetic
 from crumple import cli, designs, meshing, outline
 from crumple.config import Config
+from crumple.provenance import fingerprint
 
 SETTINGS = Config().designs
 
@@ -336,6 +337,14 @@ def test_a_shard_has_a_file_with_a_status_per_design(shard, tmp_path):
     mesh = meshing.QuadMesh(found["000004.npz"]["nodes"], found["000004.npz"]["cells"])
     assert (_areas(mesh) > 0).all()
     assert found["000004.npz"]["min_angle"] > 10
+
+
+def test_a_shard_that_is_meshed_again_is_the_same_to_the_last_byte(shard, tmp_path):
+    config, found = Config(mesh={"element_size": 0.03}), []
+    for name in ("one", "other"):
+        meshing.mesh_shard(config, shard, tmp_path / name)
+        found.append(fingerprint((tmp_path / name).glob("*.npz")))
+    assert found[0] == found[1]
 
 
 def test_an_interrupted_shard_continues(shard, tmp_path, monkeypatch):

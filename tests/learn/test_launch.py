@@ -81,3 +81,38 @@ def test_wrong_settings_are_said_once(settings, manifest, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("training.batch 3 can't be split over 2 processes") == 1
+
+
+SRUN = {
+    "SLURM_JOB_ID": "70123",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+}
+
+
+@pytest.mark.parametrize(("gpus", "local"), [(0, "0"), (1, "0"), (2, "1")])
+def test_srun_has_started_the_others(gpus, local):
+    assert launch.slurm_world(SRUN, gpus) == {
+        "MASTER_ADDR": "10.0.0.7",
+        "MASTER_PORT": "15123",
+        "WORLD_SIZE": "4",
+        "RANK": "3",
+        "LOCAL_RANK": local,
+    }
+
+
+def test_a_batch_script_and_a_task_that_is_alone_are_no_world():
+    batch = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    assert launch.slurm_world({}, 2) == launch.slurm_world(batch, 0) == {}
+    assert launch.slurm_world(SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, 0) == {}
+
+
+def test_what_torchrun_says_comes_before_slurm(monkeypatch):
+    seen = []
+    for name, value in (SRUN | {"WORLD_SIZE": "2", "RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    launch.run(1, lambda: seen.append((os.environ["WORLD_SIZE"], os.environ["RANK"])))
+    assert seen == [("2", "1")]

@@ -26,6 +26,7 @@ set -eu
 root=$(dirname "$0")/../..
 stage=$3 configs=()
 echo "$stage" >> "$root/commands.txt"
+cat "/proc/$PPID/comm" >> "$root/parents.txt"
 printf '%s\n' "$@" > "$root/arguments-$stage.txt"
 while [ $# -gt 1 ]; do
   case $1 in
@@ -125,6 +126,20 @@ def planned(folder, *changes, targets=("all",), preset="toy"):
 
 def test_running_again_does_nothing(run):
     assert planned(run) == {}
+
+
+def test_no_shell_stands_between_snakemake_and_a_stage(finished):
+    # A shell dies of the signal that announces a time limit; the stage may have to save its work.
+    assert not {"bash", "sh"} & set((finished / "parents.txt").read_text().split())
+
+
+def test_the_profile_says_what_starts_the_processes_of_a_rule(run):
+    launcher = run / "launcher"
+    launcher.write_text('#!/usr/bin/env bash\necho "$4" >> launched.txt\nexec "$@"\n')
+    launcher.chmod(0o755)
+    snakemake(run, "--set-resources", f"train:launch='{launcher}'", "--forcerun", "train")
+    assert (run / "launched.txt").read_text().split() == ["train"]
+    assert planned(run) == {}  # nor is another launcher a reason to train again
 
 
 def test_a_search_is_rounds_of_proposals_and_simulations(searched):

@@ -186,7 +186,9 @@ def interpreter(environment):
 
 # `fem` and `learn` in a shell command are crumple in its two environments, and $OPERATION holds the
 # settings that change how a result is made and not the result, such as training.log_every. They are
-# defined here, outside the rules, because another value is no reason to run anything again.
+# defined here, outside the rules, because another value is no reason to run anything again. They
+# replace the shell (exec): it would end at once when Slurm announces the time limit, and Slurm would
+# take that for the end of the job, while training still saves its checkpoint.
 os.environ.update(
     OPERATION=json.dumps(operation(CONFIG)),
     FEM_PYTHON=interpreter(".venv-fe"),
@@ -194,7 +196,7 @@ os.environ.update(
     PYTHONPATH=str(Path(workflow.basedir) / "src"),
 )
 shell.prefix(
-    'fem() {{ "$FEM_PYTHON" -m crumple "$@"; }}; '
-    'learn() {{ "$LEARN_PYTHON" -m crumple "$@"; }}; '
+    'fem() {{ exec "$FEM_PYTHON" -m crumple "$@"; }}; '
+    'learn() {{ exec ${{launch-}} "$LEARN_PYTHON" -m crumple "$@"; }}; '
     "export NUMBA_NUM_THREADS=$OMP_NUM_THREADS; "
 )

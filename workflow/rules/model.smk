@@ -23,6 +23,10 @@ else:
     if CONFIG.generation.method == "cascade":
         MODELS["designer"] = DESIGNER
 
+# What starts the processes of these rules on several nodes, as `srun --ntasks=4` does; the profile
+# says so.
+LAUNCH = ""
+
 
 rule train:
     input:
@@ -40,13 +44,14 @@ rule train:
         # The network of the defaults takes 17.9 GB on a CPU for 16 samples, smaller ones less.
         mem_mb=memory(2000 + 1100 * CONFIG.training.micro_batch),
         runtime=1440,
+        launch=LAUNCH,
     params:
         config=settings("train"),
         folder=folder_of_outputs,
     message:
         "train the diffusion model; progress is in {log}"
     shell:
-        'learn train --config {params.config:q} --config "$OPERATION"'
+        'launch={resources.launch:q}; learn train --config {params.config:q} --config "$OPERATION"'
         " --dataset {input} --out {params.folder:q} &> {log}"
 
 
@@ -65,13 +70,14 @@ rule train_designer:
     resources:
         mem_mb=memory(4000),
         runtime=1440,
+        launch=LAUNCH,
     params:
         config=settings("train-designer"),
         folder=folder_of_outputs,
     message:
         "train the diffusion model of designs; progress is in {log}"
     shell:
-        'learn train-designer --config {params.config:q} --config "$OPERATION"'
+        'launch={resources.launch:q}; learn train-designer --config {params.config:q} --config "$OPERATION"'
         " --library {input} --out {params.folder:q} &> {log}"
 
 
@@ -90,13 +96,14 @@ rule train_response:
     resources:
         mem_mb=memory(4000),
         runtime=1440,
+        launch=LAUNCH,
     params:
         config=settings("train-response"),
         folder=folder_of_outputs,
     message:
         "train the forward model, which ranks candidates; progress is in {log}"
     shell:
-        'learn train-response --config {params.config:q} --config "$OPERATION"'
+        'launch={resources.launch:q}; learn train-response --config {params.config:q} --config "$OPERATION"'
         " --library {input} --out {params.folder:q} &> {log}"
 
 
@@ -138,11 +145,12 @@ rule generate:
     resources:
         mem_mb=memory(4000),
         runtime=240,
+        launch=LAUNCH,
     params:
         config=settings("generate"),
         models=options_of_models,
     message:
         "generate candidates for every target curve"
     shell:
-        'learn generate --config {params.config:q} --config "$OPERATION"'
+        'launch={resources.launch:q}; learn generate --config {params.config:q} --config "$OPERATION"'
         " {params.models:q} --targets {input.targets:q} --out {output} &> {log}"

@@ -1,4 +1,4 @@
-"""Run a command in several processes of one machine, as ``accelerate launch`` does for clusters.
+"""Run a command in several processes of one machine, or in those that ``srun`` has started.
 
 What goes wrong in one of them ends all, with one sentence: the first process speaks for those that
 fail with it, the launcher for those that cannot speak any more.
@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.distributed import DistError
@@ -23,6 +23,7 @@ from crumple.errors import UserError
 SILENCE = 5.0  # seconds after which another process says what the first one hasn't said
 PAUSE = 1.0  # seconds that the others get to end by themselves when the first one has failed
 GRACE = 30.0  # the same when another one has failed, for the first may have a checkpoint to write
+FIRST_PORT, PORTS = 15000, 10000  # where the processes of a job of Slurm meet
 
 
 def run(processes: int | None, work: Callable[[], None]) -> None:
@@ -33,15 +34,18 @@ def run(processes: int | None, work: Callable[[], None]) -> None:
     processes
         Number of processes; by default one per GPU, and one on a machine without.
     work
-        What each process does. Under a launcher (``accelerate launch``, ``torchrun``), which has
-        set ``WORLD_SIZE`` already, it is called directly.
+        What each process does. Under a launcher (``srun`` with several tasks, ``accelerate
+        launch``, ``torchrun``), which has started the processes already, it is called directly.
 
     Raises
     ------
     UserError
         What ``work`` raises; also when the other processes are gone, or one was killed.
     """
-    count = processes or max(1, torch.cuda.device_count())
+    gpus = torch.cuda.device_count()
+    if "WORLD_SIZE" not in os.environ:
+        os.environ.update(slurm_world(os.environ, gpus))
+    count = processes or max(1, gpus)
     if "WORLD_SIZE" not in os.environ and count > 1:
         raise SystemExit(_launch(count))
     first = int(os.environ.get("RANK", 0)) == 0
@@ -64,6 +68,35 @@ def run(processes: int | None, work: Callable[[], None]) -> None:
             "the connection to the other processes was lost, because one of them has ended: what "
             "was finished so far is kept, run the same command again to continue"
         ) from error
+
+
+def slurm_world(environment: Mapping[str, str], gpus: int) -> dict[str, str]:
+    """Return the variables of ``torchrun`` for a process that ``srun`` has started beside others.
+
+    Parameters
+    ----------
+    environment
+        Of this process, with what ``srun`` sets. The processes meet at ``MASTER_ADDR``, or else at
+        the node that ``srun`` was called on, which in a batch job is that of the first process.
+    gpus
+        Number of GPUs that this process sees; only its own where Slurm binds them to tasks.
+
+    Returns
+    -------
+    dict
+        Empty for a process that ``srun`` hasn't started, or alone.
+    """
+    count = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
+    if count == 1:
+        return {}
+    job, step = int(environment["SLURM_JOB_ID"]), int(environment["SLURM_STEP_ID"])
+    return {
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or environment["SLURM_LAUNCH_NODE_IPADDR"],
+        "MASTER_PORT": str(FIRST_PORT + (job + step) % PORTS),
+        "WORLD_SIZE": str(count),
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_RANK": str(int(environment["SLURM_LOCALID"]) % max(1, gpus)),
+    }
 
 
 def _launch(count: int) -> int:

@@ -62,8 +62,8 @@ class History(NamedTuple):
     error
         (n) :meth:`crumple.goals.Goal.error` of the curve; infinite without a curve.
     source
-        (n) how the design was proposed: a move of :mod:`crumple.search.moves`, ``aim``, ``model`` or
-        ``library``.
+        (n) how the design was proposed: ``library``, ``model``, ``aim``, or a move of
+        :mod:`crumple.search.moves`.
     predicted_error
         (n) what was expected before the simulation; NaN where nothing was.
     """

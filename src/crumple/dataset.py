@@ -338,7 +338,7 @@ def build_manifest(shards: Sequence[Path], config: Config, folder: Path) -> dict
     entries, valid, failures, ungated, train, held_out = [], [], [], [], [], []
     seen: dict[int, Path] = {}
     found_versions: dict[str, set[str]] = {}
-    scales = Scales()
+    scales = ScaleSums()
     wanted: Mapping[str, Any] | None = None
     with closing(checked_shards(shards)) as checked:
         steps = progress(checked, len(shards), "index", unit="shard")
@@ -445,7 +445,7 @@ def write_manifest(shards: Sequence[Path], config: Config, out: Path) -> None:
     save_text(out, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-class Scales:
+class ScaleSums:
     """Minimum, maximum, mean and standard deviation per frame, every design alike.
 
     Designs are added shard by shard, and what is kept doesn't grow with their number.

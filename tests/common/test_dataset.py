@@ -166,7 +166,7 @@ def test_scales_are_those_of_all_shards_and_keep_none_of_their_rows():
     random = np.random.default_rng(0)
     shapes = {"channel_statistics": (3, 11, 4), "curve_stress": (51,), "frame_stress": (11,)}
     rows = {name: random.random((12, *shape)) for name, shape in shapes.items()}
-    together, apart = dataset.Scales(), dataset.Scales()
+    together, apart = dataset.ScaleSums(), dataset.ScaleSums()
     together.add(rows)
     for first, end in ((0, 1), (1, 1), (1, 8), (8, 12)):
         apart.add({name: values[first:end] for name, values in rows.items()})

@@ -114,7 +114,7 @@ def test_limits_that_no_design_keeps_to(library, monkeypatch):
     monkeypatch.setattr(lookup, "MEASURED", 2)
     for limits, reason in (
         ({"solid_fraction": {"at_least": 0.98}}, "solid fraction is 0.*at least 0.98 is wanted"),
-        ({"gap": {"at_least": "19 px"}}, "narrowest gap is"),
+        ({"strut": {"at_least": "20 px"}}, "narrowest strut is"),
     ):
         with pytest.raises(UserError, match=f"bumper: no design .*{reason}.*loosen them"):
             lookup.match(library, goal(**limits), 3)

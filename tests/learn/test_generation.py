@@ -381,7 +381,7 @@ def test_the_models_of_the_package_draw_designs_for_a_curve(settings, tmp_path):
     """Without any model named; the designs of a stiff and of a soft curve differ as they should."""
     targets = tmp_path / "targets.csv"
     strains = ",".join(f"{strain:g}" for strain in synthetic.FRAME_STRAIN)
-    curves = (scale * np.tanh(synthetic.FRAME_STRAIN / 0.02) for scale in (3, 40))
+    curves = (scale * np.tanh(synthetic.FRAME_STRAIN / 0.02) for scale in (6, 40))
     rows = [
         ",".join([name, *map(str, c)]) for name, c in zip(("soft", "stiff"), curves, strict=True)
     ]

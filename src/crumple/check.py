@@ -10,8 +10,7 @@ written with it or with what was made from it, and every artefact with the recor
             -> a search's proposals -> shards -> results, round by round -> winner -> its page
 
 A run with the models of the package begins at ``generated.zarr``; a folder of `crumple design`
-holds searches alone. What isn't there yet is no
-problem, unless something was made from it.
+holds searches alone. What isn't there yet is no problem, unless something was made from it.
 """
 
 from __future__ import annotations

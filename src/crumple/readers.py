@@ -247,7 +247,7 @@ def read_npz(path: str | Path, schema: Schema) -> dict[str, NDArray]:
         return arrays
 
 
-def map_npy(path: str | Path, name: str, spec: Array, advice: str) -> NDArray:
+def map_npy(path: str | Path, name: str, spec: Array, advice: str) -> np.memmap:
     """Map an npy file into memory, copied where it is written to.
 
     Parameters

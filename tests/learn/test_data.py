@@ -1,6 +1,7 @@
 """Samples of the denoiser: channels, scaling, cache, symmetries."""
 
 import json
+import os
 import shutil
 import time
 
@@ -106,6 +107,24 @@ def test_batches_are_turned_and_the_cache_stays_as_it_is(splits):
     assert torch.equal(states[1], turned)
     assert torch.equal(stress[0], stress[1])
     assert torch.equal(training.physical, before)
+
+
+def test_samples_of_a_file_are_those_of_the_mapped_array(splits):
+    training, validation = splits
+    for samples in splits:
+        stress = torch.zeros(len(samples), FRAMES)
+        mapped = data.Samples(samples.physical, stress, samples.normalisation)
+        rows = [len(samples) - 1, 0]
+        assert torch.equal(samples.batch(rows, [0, data.H])[0], mapped.batch(rows, [0, data.H])[0])
+    assert not torch.equal(training.batch([0], [0])[0], validation.batch([0], [0])[0])
+
+
+def test_a_file_that_is_cut_off_later_is_one_sentence(cache, tmp_path):
+    shorter = shutil.copytree(cache, tmp_path / "cache")
+    _, validation = data.load_samples(shorter, 10, torch.device("cpu"))
+    os.truncate(shorter / "samples.npy", (shorter / "samples.npy").stat().st_size - 1)
+    with pytest.raises(data.UserError, match="samples.npy ends before its sample 0: train again"):
+        validation.batch([len(validation) - 1, 0], [0, 0])
 
 
 def test_augmentation_choices():

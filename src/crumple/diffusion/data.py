@@ -6,6 +6,7 @@ then the fields of every frame. Scaling and symmetries are applied when a batch 
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -195,8 +196,43 @@ def symmetries(augmentation: str, model: Model) -> list[int]:
     return [element for element in range(4) if element & ~allowed == 0]
 
 
+class SampleFile:
+    """Samples in a file, read one by one.
+
+    Where a file is larger than the memory, a sample of the mapped file costs a fault for each of
+    its pages, which takes five times the processor time of reading it (`benchmarks/scale.py`).
+
+    Parameters
+    ----------
+    mapped
+        ``(n, ...)`` array of the file, C-ordered.
+    first
+        Its sample that counts as number 0.
+    """
+
+    def __init__(self, mapped: np.memmap, first: int) -> None:
+        self._file = open(str(mapped.filename), "rb", buffering=0)  # noqa: SIM115, lives as long
+        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        self._buffer = np.empty(mapped.shape[1:], mapped.dtype)
+        self._start = mapped.offset + first * self._buffer.nbytes
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Return a sample, until the next one is asked for.
+
+        Raises
+        ------
+        UserError
+            When the file has been cut off meanwhile.
+        """
+        size = self._buffer.nbytes
+        got = os.preadv(self._file.fileno(), [self._buffer.data], self._start + row * size)
+        if got != size:
+            raise UserError(f"{self._file.name} ends before its sample {row}: train again")
+        return torch.from_numpy(self._buffer)
+
+
 class Samples:
-    """Samples of one split in memory (of the machine or of the accelerator) or in a mapped file.
+    """Samples of one split in memory (of the machine or of the accelerator) or in a file.
 
     Parameters
     ----------
@@ -206,10 +242,19 @@ class Samples:
         ``(n, steps)`` effective stress, MPa.
     normalisation
         Scaling of the states.
+    file
+        The same samples where ``physical`` is a mapped file.
     """
 
-    def __init__(self, physical: Tensor, stress: Tensor, normalisation: Normalisation) -> None:
+    def __init__(
+        self,
+        physical: Tensor,
+        stress: Tensor,
+        normalisation: Normalisation,
+        file: SampleFile | None = None,
+    ) -> None:
         self.physical = physical
+        self._source = physical if file is None else file
         self.stress = normalisation.encode_curve(stress.float())
         self.normalisation = normalisation
         offset, scale = normalisation.offset_and_scale()
@@ -240,8 +285,8 @@ class Samples:
             out = torch.empty((len(rows), *self.physical.shape[1:]), device=self.physical.device)
         states = out[: len(rows)]
         for state, row, element in zip(states, rows, elements, strict=True):
-            state.copy_(move_pixels(self.physical[row], element)).mul_(self._scales[element])
-        states -= self._offset
+            state.copy_(move_pixels(self._source[int(row)], element))
+            state.mul_(self._scales[element]).sub_(self._offset)  # while it is in the CPU's cache
         return states, self.stress[list(rows)]
 
 
@@ -362,8 +407,8 @@ def load_samples(cache: Path, training: int, device: torch.device) -> tuple[Samp
     """Open the cache as training and validation samples.
 
     On an accelerator the samples are held in its memory where they take at most half of what is
-    free; else they stay in the mapped file, which the operating system keeps in memory and which
-    all processes of a machine share.
+    free; else they stay in the file, which the operating system keeps in memory as far as there is
+    some, and which all processes of a machine share.
 
     Parameters
     ----------
@@ -386,10 +431,11 @@ def load_samples(cache: Path, training: int, device: torch.device) -> tuple[Samp
     curves = Array("f", (len(samples), len(constants.curve_strain)))
     stress = torch.tensor(map_npy(cache / "stress.npy", "stress", curves, advice))
     physical = torch.from_numpy(samples)
+    files: list[SampleFile | None] = [SampleFile(samples, 0), SampleFile(samples, training)]
     if device.type == "cuda" and 2 * physical.nbytes < torch.cuda.mem_get_info(device)[0]:
-        physical = physical.to(device)
+        physical, files = physical.to(device), [None, None]
     stress = stress.to(physical.device)
     return (
-        Samples(physical[:training], stress[:training], constants),
-        Samples(physical[training:], stress[training:], constants),
+        Samples(physical[:training], stress[:training], constants, files[0]),
+        Samples(physical[training:], stress[training:], constants, files[1]),
     )

@@ -71,22 +71,66 @@ def test_proposals_depend_on_seed_round_and_results_alone(goal, screen):
     assert not np.array_equal(one.quarter[1:], later.quarter[1:4])
 
 
-def test_nothing_is_proposed_twice(goal, screen):
+def test_proposals_differ_from_all_that_is_known_and_from_each_other(goal, screen):
     first = proposed(goal, screen)
     curves = np.repeat(LIBRARY.curve_stress[[7]], 4, axis=0)
-    second = proposed(goal, screen, history_of(goal, first.quarter, curves), number=1)
-    seen = {image.tobytes() for image in first.quarter}
-    assert not seen & {image.tobytes() for image in second.quarter}
+    history = history_of(goal, first.quarter, curves)
+    second = proposed(goal, screen, history, number=1)
+    known = proposing.known_designs(goal, history, LIBRARY)
+    assert len(second.quarter) == 4
+    assert proposing.differing(second.quarter, known.quarter).min() >= proposing.DIFFERENT
+    among = proposing.differing(second.quarter, second.quarter)[~np.eye(4, dtype=bool)]
+    assert among.min() >= proposing.DIFFERENT
 
 
-def test_parents_are_the_best_simulated_or_not(goal, screen):
+def test_half_of_the_proposals_are_far_from_the_most_promising_ones(goal):
+    generator = np.random.default_rng(0)
+    base = LIBRARY.quarter[:3]
+    copies = np.repeat(base, 10, axis=0)  # ten designs near each of three
+    for k, image in enumerate(copies):
+        image.reshape(-1)[generator.choice(2304, 10 + k % 10, replace=False)] ^= 1
+    merit = np.arange(30.0)
+    curves = np.zeros((30, len(CURVE_STRAIN)))
+    pool = proposing.Pool(copies, np.full(30, "wave"), curves, merit, merit)
+    chosen = proposing.choose(pool, LIBRARY.quarter[10:20], goal, 4)
+    assert chosen == [0, 1, 10, 20]
+    taken = np.concatenate([copies[:9], base])  # a copy is no news
+    assert proposing.choose(pool, taken, goal, 2) == [9, 10]
+    few = proposing.choose(pool, copies[:29], goal, 9)  # better than nothing
+    assert few[0] == 29 and len(few) == 1
+
+
+def test_distance_of_designs_is_that_of_brute_force():
+    one, other = LIBRARY.quarter[:4], LIBRARY.quarter[4:10]
+    found = proposing.differing(one, other)
+    for i, a in enumerate(one):
+        for j, b in enumerate(other):
+            least = min(np.count_nonzero(a != b), np.count_nonzero(a != b[:, ::-1]))
+            assert found[i, j] == least
+    assert proposing.differing(one, one[:, :, ::-1]).diagonal().max() == 0
+
+
+def test_starts_are_the_best_that_are_far_from_each_other(goal):
+    best = LIBRARY.quarter[np.argmin(goal.error(LIBRARY.curve_stress))]
+    copy = best.copy()
+    copy[:2, :2] ^= 1
+    curve = np.stack([goal.representative()[0]] * 2)
+    known = proposing.known_designs(goal, history_of(goal, np.stack([best, copy]), curve), LIBRARY)
+    starts = np.stack([start.quarter for start in proposing.choose_starts(known)])
+    assert len(starts) == proposing.STARTS
+    assert np.array_equal(starts[0], best)
+    apart = proposing.differing(starts, starts)[~np.eye(len(starts), dtype=bool)]
+    assert apart.min() >= proposing.NICHE
+
+
+def test_parents_are_the_best_simulated_or_not(goal):
     strange = LIBRARY.quarter[np.argmax(goal.error(LIBRARY.curve_stress))][None]
     history = history_of(goal, strange, 1.1 * LIBRARY.curve_stress[[7]])
     known = proposing.known_designs(goal, history, LIBRARY)
-    risk = np.array([known.score[1:].min() / 2, 10.0])
+    merit = np.array([known.score[1:].min() / 2, 10.0])
     names, curves = np.array(["wave", "dent"]), LIBRARY.curve_stress[:2]
-    pool = proposing.Pool(LIBRARY.quarter[:2], names, curves, risk, 0 * risk)
-    parents = [parent.quarter for parent in proposing.choose_parents(known, pool)]
+    pool = proposing.Pool(LIBRARY.quarter[:2], names, curves, merit, merit)
+    parents = proposing.choose_parents(known, pool)
     assert len(parents) == proposing.PARENTS
     assert any(np.array_equal(one, strange[0]) for one in parents[:2])
     assert any(np.array_equal(one, LIBRARY.quarter[0]) for one in parents[:2])

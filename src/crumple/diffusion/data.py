@@ -211,7 +211,7 @@ class SampleFile:
     """
 
     def __init__(self, mapped: np.memmap, first: int) -> None:
-        self._file = open(str(mapped.filename), "rb", buffering=0)  # noqa: SIM115, lives as long
+        self._file = open(str(mapped.filename), "rb", buffering=0)
         os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         self._buffer = np.empty(mapped.shape[1:], mapped.dtype)
         self._start = mapped.offset + first * self._buffer.nbytes

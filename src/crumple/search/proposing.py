@@ -1,11 +1,12 @@
 """One round of a search: the designs that are worth a simulation next.
 
-What is known are the nearest designs of the library and all that the search has simulated. The
-best of them are changed and mixed (:mod:`crumple.search.moves`), or aimed at the goal
-(:mod:`crumple.search.aiming`), the forward model predicts the curves of the children
-(:mod:`crumple.search.screening`), the best of those are parents again, and after some generations
-the most promising ones are proposed. All of this is a function of the seed,
-the round and the results so far; nothing depends on how these were computed.
+What is known are the nearest designs of the library and all that the search has simulated. The best
+of them, far from each other, are aimed at the goal (:mod:`crumple.search.aiming`, :mod:`crumple.
+search.flipping`), and the best of all are changed and mixed (:mod:`crumple.search.moves`). The
+forward model predicts the curves (:mod:`crumple.search.judging`). One half of the proposals are the
+most promising designs, the other half the most promising ones that are far from these. All of this
+is a function of the seed, the round and the results so far; nothing depends on how these were
+computed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,60 +25,40 @@ from crumple.atomic import atomic_path, save_npz, save_record
 from crumple.designs import mirror
 from crumple.diffusion.designer import DesignModel
 from crumple.goals import Goal, Limits, measure
-from crumple.layout import CURVE_STRAIN, FRAME_STRAIN, QUARTER
+from crumple.layout import FRAME_STRAIN, QUARTER
 from crumple.library import Library
 from crumple.provenance import hash_designs
 from crumple.search.aiming import Aim, aimed
+from crumple.search.flipping import flipped
 from crumple.search.history import PROPOSED, History
+from crumple.search.judging import EMPTY, Judge, Pool, Simulated, Start
 from crumple.search.moves import children, level_set
-from crumple.search.screening import DRAWS, Screen
+from crumple.search.screening import Screen
 from crumple.topology import acceptance, largest_domain
 
 MATCHES = 64  # of the library, whose curves are known to the first round
+STARTS = 6  # designs that are aimed at the goal
+FLIPPED = 2  # of them, whose pixels are looked at one by one
 PARENTS = 16  # that the moves of a generation begin with
-AIMED = 4  # of them, aimed at the goal
-DIFFERENT = 3  # pixels of a quarter by which two proposals of a round differ at least
+CHILDREN = 10  # at least one of so many designs that are screened comes from the moves
+DIFFERENT = 8  # pixels of a quarter by which a proposal differs from all known and other ones
+NICHE = 60  # pixels, beyond which two designs count as different ways to reach the goal
 DRAWN = 48  # designs that the design model draws for the first round
-T = TypeVar("T", "Proposals", "Pool")
-
-
-class Simulated(NamedTuple):
-    """Designs with their simulated curves."""
-
-    quarter: NDArray  # (n, 48, 48)
-    curve_stress: NDArray  # (n, 51) MPa
-    score: NDArray  # (n,) error, infinite where a limit is exceeded
 
 
 class Proposals(NamedTuple):
     """Designs to simulate."""
 
     quarter: NDArray  # (n, 48, 48) uint8
-    source: NDArray  # (n,) name of the move, `model` or `library`
+    source: NDArray  # (n,) name of the move, `aim`, `flip`, `model` or `library`
     predicted_error: NDArray  # (n,)
 
-
-NOTHING = Proposals(np.zeros((0, QUARTER, QUARTER), np.uint8), np.zeros(0, str), np.zeros(0))
-
-
-class Pool(NamedTuple):
-    """Designs that have not been simulated, with what is predicted of them."""
-
-    quarter: NDArray  # (n, 48, 48)
-    source: NDArray  # (n,)
-    curve_stress: NDArray  # (n, 51) MPa, mean of the prediction
-    risk: NDArray  # (n,) root mean square of the error over the draws of the prediction
-    gain: NDArray  # (n,) mean of what it improves on the best score, over the draws
+    def __add__(self, other: Proposals) -> Proposals:  # type: ignore[override]
+        """Return both as one."""
+        return Proposals(*map(np.concatenate, zip(self, other, strict=True)))
 
 
-EMPTY = Pool(*NOTHING[:2], np.zeros((0, len(CURVE_STRAIN))), np.zeros(0), np.zeros(0))
-
-
-class Parent(NamedTuple):
-    """A design to go on from."""
-
-    quarter: NDArray  # (48, 48)
-    curve_stress: NDArray  # (51,) MPa, simulated or predicted
+NOTHING = Proposals(*EMPTY[:2], np.zeros(0))
 
 
 def propose(
@@ -114,54 +95,24 @@ def propose(
     settings = config.search
     generator = seeds.rng(config.seed, "search", number)
     known = known_designs(goal, history, library)
-    raw = screen.raw(known.quarter, keep=True)
-    correction = screen.fit(raw, known.curve_stress, known.score)
-    draws = generator.standard_normal((DRAWS, len(CURVE_STRAIN) - 1))
-    seen: set[bytes] = set()
-    for image in (*history.quarter, *known.quarter):
-        is_fresh(image, seen)
-
-    def predicted(quarter: NDArray, source: NDArray) -> Pool:
-        new = [k for k, image in enumerate(quarter) if is_fresh(image, seen)]
-        if not new:
-            return EMPTY
-        said = screen.raw(quarter[new])
-        curves = correction.curves(said, draws)
-        errors = goal.error(curves)
-        return Pool(
-            quarter[new],
-            source[new],
-            curves.mean(axis=1),
-            np.sqrt(np.square(errors).mean(axis=1)),
-            np.maximum(known.score.min() - errors, 0).mean(axis=1),
-        )
-
+    judge = Judge(goal, known, screen, generator)
     pool = EMPTY
     if designer is not None and number == 0:
-        drawn = drawn_designs(goal, designer, config, generator)
-        pool = predicted(drawn, np.full(len(drawn), "model"))
+        pool += judge(drawn_designs(goal, designer, config, generator), "model")
     aim = Aim(*(part[1:] for part in goal.representative()))
-    spent: set[bytes] = set()
+    if aim.known.any():
+        starts = choose_starts(known)
+        pool += aimed(starts, aim, screen.model, judge, config.designs)
+        pool += flipped(starts[:FLIPPED], aim, judge, generator, config.designs)
+    left = max(settings.screened - len(pool.quarter), settings.screened // CHILDREN)
     for _ in range(settings.generations):
-        parents = choose_parents(known, pool)
-        made, source = children(
-            [level_set(parent.quarter) for parent in parents],
-            settings.screened // settings.generations,
-            generator,
-            config.designs,
-        )
-        pool = joined(pool, predicted(made, source))
-        made = aimed_designs(parents[:AIMED], screen, aim, config.designs, spent)
-        pool = joined(pool, predicted(made, np.full(len(made), "aim")))
+        parents = [level_set(quarter) for quarter in choose_parents(known, pool)]
+        count_now = -(-left // settings.generations)
+        pool += judge(*children(parents, count_now, generator, config.designs))
     first = nearest(known, goal) if number == 0 else NOTHING
-    chosen = choose(pool, goal, count - len(first.quarter))
-    new = Proposals(pool.quarter[chosen], pool.source[chosen], pool.risk[chosen])
-    return joined(first, new)
-
-
-def joined(one: T, other: T) -> T:
-    """Return two sets of proposals, or two pools, as one."""
-    return type(one)(*map(np.concatenate, zip(one, other, strict=True)))
+    taken = np.concatenate([known.quarter, history.quarter])
+    chosen = choose(pool, taken, goal, count - len(first.quarter))
+    return first + Proposals(pool.quarter[chosen], pool.source[chosen], pool.expected_error[chosen])
 
 
 def nearest(known: Simulated, goal: Goal) -> Proposals:
@@ -184,14 +135,6 @@ def known_designs(goal: Goal, history: History, library: Library) -> Simulated:
     )
 
 
-def is_fresh(quarter: NDArray, seen: set[bytes]) -> bool:
-    """Return whether a design is a new one, and remember it and its shift by half a period."""
-    if quarter.tobytes() in seen:
-        return False
-    seen |= {quarter.tobytes(), quarter[:, ::-1].tobytes()}
-    return True
-
-
 def drawn_designs(
     goal: Goal, designer: DesignModel, config: cfg.Config, generator: np.random.Generator
 ) -> NDArray:
@@ -204,33 +147,57 @@ def drawn_designs(
     return np.array(kept, np.uint8).reshape(-1, QUARTER, QUARTER)
 
 
-def aimed_designs(
-    parents: Sequence[Parent], screen: Screen, aim: Aim, settings: cfg.Designs, spent: set[bytes]
-) -> NDArray:
-    """Aim designs (n, 48, 48) at the goal, each once."""
-    images = []
-    for quarter, curve in parents:
-        if aim.known.any() and is_fresh(quarter, spent):
-            images += aimed(screen.model, quarter, curve[1:], aim, settings)
-    return np.array(images, np.uint8).reshape(-1, QUARTER, QUARTER)
+def choose_starts(known: Simulated) -> list[Start]:
+    """Choose the best designs that are far from each other."""
+    best = np.argsort(known.score, kind="stable").tolist()
+    chosen = apart(known.quarter, best, STARTS, NICHE)
+    return [Start(known.quarter[k], known.curve_stress[k]) for k in chosen]
 
 
-def choose_parents(known: Simulated, pool: Pool) -> list[Parent]:
-    """Choose the designs that the next generation comes from: the best of both."""
-    quarter = np.concatenate([known.quarter, pool.quarter])
-    curves = np.concatenate([known.curve_stress, pool.curve_stress])
-    best = np.argsort(np.concatenate([known.score, pool.risk]), kind="stable")
-    return [Parent(quarter[k], curves[k]) for k in best[:PARENTS]]
+def choose_parents(known: Simulated, pool: Pool) -> NDArray:
+    """Choose the designs (n, 48, 48) that the next generation comes from: the best of both."""
+    best = np.argsort(np.concatenate([known.score, pool.merit]), kind="stable")[:PARENTS]
+    return np.concatenate([known.quarter, pool.quarter])[best]
 
 
-def choose(pool: Pool, goal: Goal, count: int) -> list[int]:
-    """Choose designs to simulate: those that may gain most, and as many that are the surest.
+def choose(pool: Pool, taken: NDArray, goal: Goal, count: int) -> list[int]:
+    """Choose designs to simulate: the most promising ones, and as many that are far from these.
 
-    They keep to the limits of the goal, and differ from each other.
+    They keep to the limits of the goal, and differ from each other and from all that are known: a
+    design in which a few pixels are changed tells little more than the design itself. Where there
+    are too few such designs, any new one is taken.
+
+    Parameters
+    ----------
+    pool
+        Designs to choose from.
+    taken
+        (m, 48, 48) designs that are known.
+    goal
+        Its limits.
+    count
+        At most so many.
     """
-    gain, risk = (np.argsort(v, kind="stable").tolist() for v in (-pool.gain, pool.risk))
-    chosen = apart(pool.quarter, gain, count // 2, DIFFERENT, goal)
-    return chosen + apart(pool.quarter, risk, count - len(chosen), DIFFERENT, goal, chosen)
+    order = np.argsort(pool.merit, kind="stable").tolist()
+    distance = differing(pool.quarter, taken).min(axis=1, initial=QUARTER**2)
+    new = [k for k in order if distance[k] >= DIFFERENT]
+    chosen = apart(pool.quarter, new, count // 2, DIFFERENT, goal)
+    for ranks, pixels in ((new, NICHE), (new, DIFFERENT), (order, 1)):
+        rest = [k for k in ranks if k not in chosen and distance[k] > 0]
+        chosen += apart(pool.quarter, rest, count - len(chosen), pixels, goal, chosen)
+    return chosen
+
+
+def differing(one: NDArray, other: NDArray) -> NDArray:
+    """In how many pixels designs (n, 48, 48) and (m, 48, 48) differ, (n, m).
+
+    A design and its shift by half a period, which mirrors the quarter, are one.
+    """
+    a, counts = one.reshape(-1, QUARTER**2).astype(np.float32), []
+    for flip in (other, other[:, :, ::-1]):
+        b = flip.reshape(-1, QUARTER**2).astype(np.float32)
+        counts.append(a.sum(axis=1)[:, None] + b.sum(axis=1) - 2 * a @ b.T)
+    return np.minimum(*counts)
 
 
 def apart(
@@ -259,17 +226,12 @@ def apart(
     for k in order:
         if len(found) == count:
             break
-        others = quarter[[*chosen, *found]]
-        differing = [np.count_nonzero(others != flip, axis=(1, 2)) for flip in _flips(quarter[k])]
-        if np.min(differing, initial=pixels) >= pixels and not (
+        others = differing(quarter[[k]], quarter[[*chosen, *found]])
+        if np.min(others, initial=pixels) >= pixels and not (
             goal is not None and violation(goal, quarter[k])
         ):
             found.append(k)
     return found
-
-
-def _flips(image: NDArray) -> tuple[NDArray, NDArray]:
-    return image, image[:, ::-1]
 
 
 def violation(goal: Goal, quarter: NDArray, plastic_strain: float | None = None) -> str:

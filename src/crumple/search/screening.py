@@ -5,7 +5,9 @@ small changes share most of that error. So the difference between simulated and 
 on a logarithmic scale, is a Gaussian process over the features that the networks see in a design
 (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, eq. 2.25, 2.26, 5.8): near
 a simulated design a prediction is nearly as exact as the simulation, and far from all of them it is
-that of the forward model, with its error.
+that of the forward model, with its error. The kernel is the rational quadratic one (eq. 4.19, with
+exponent 1/2), a mixture of many lengths: some errors are shared by designs that have little in
+common, others only by near copies.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from crumple.diffusion.quarters import encode_quarters
 from crumple.diffusion.response import ResponseModel, from_logarithmic, to_logarithmic
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # of the kernel, in the typical distance of two designs
-NOISES = (1e-3, 1e-2, 0.1, 0.3)  # variance of what no neighbour tells, over that of the process
+NOISES = (
+    1e-3,
+    3e-3,
+    1e-2,
+    3e-2,
+    0.1,
+    0.3,
+)  # variance of what no neighbour tells, over that of the process
 MOST = 400  # simulated designs that count, those with the smallest error
 DRAWS = 16  # curves that stand for a prediction and its doubt
 
@@ -112,7 +121,7 @@ class Correction:
         self.scale = np.median(square[np.triu_indices(len(square), 1)])
         best = None
         for length in LENGTHS:
-            kernel = np.exp(-square / (2 * length**2 * self.scale))
+            kernel = rational_quadratic(square / (length**2 * self.scale))
             for noise in NOISES:
                 factor = cholesky(kernel + noise * np.eye(len(kernel)), lower=True)
                 white = solve_triangular(factor, mean, lower=True)
@@ -142,7 +151,7 @@ class Correction:
             (n, DRAWS, 51) MPa.
         """
         square = squared_distances(raw.features, self.features)
-        kernel = np.exp(-square / (2 * self.length**2 * self.scale))
+        kernel = rational_quadratic(square / (self.length**2 * self.scale))
         value = raw.value + kernel @ self.weights
         seen = solve_triangular(self.factor, kernel.T, lower=True)
         doubt = np.sqrt(np.maximum(1 - (seen**2).sum(axis=0), 0) + self.noise)
@@ -152,6 +161,11 @@ class Correction:
         every = value[member].transpose(1, 0, 2) + doubt[:, None, None] * shapes
         stress = from_logarithmic(torch.from_numpy(every)).numpy()
         return np.pad(stress, ((0, 0), (0, 0), (1, 0)))
+
+
+def rational_quadratic(square: NDArray) -> NDArray:
+    """Return the kernel of squared distances, in squares of its length."""
+    return (1 + square) ** -0.5
 
 
 def squared_distances(one: NDArray, other: NDArray) -> NDArray:

@@ -559,7 +559,7 @@ class Search(Section):
         600, ge=1, le=1_000_000, description="designs per round that the forward model looks at"
     )
     generations: int = Field(
-        3, ge=1, le=1000, description="of those, each made from the best of the last one"
+        3, ge=1, le=1000, description="of those that moves make, each from the best of the last one"
     )
 
 

@@ -71,6 +71,22 @@ def test_proposals_depend_on_seed_round_and_results_alone(goal, screen):
     assert not np.array_equal(one.quarter[1:], later.quarter[1:4])
 
 
+def test_what_is_left_of_the_screened_designs_is_for_moves(goal, screen, monkeypatch):
+    """Aimed designs and single pixels come first; where none are wanted, moves make all."""
+    seen = []
+    choose = proposing.choose
+    monkeypatch.setattr(
+        proposing, "choose", lambda pool, *rest: seen.append(pool) or choose(pool, *rest)
+    )
+    for screened in (400, 40):
+        search = CONFIG.search.model_copy(update={"screened": screened})
+        proposed(goal, screen, config=CONFIG.model_copy(update={"search": search}))
+    many, few = (set(pool.source) for pool in seen)
+    assert many > {"aim", "flip"} and len(many) > 3
+    assert "aim" in few and "flip" not in few
+    assert len(seen[1].quarter) < 100 < 400 <= len(seen[0].quarter)
+
+
 def test_proposals_differ_from_all_that_is_known_and_from_each_other(goal, screen):
     first = proposed(goal, screen)
     curves = np.repeat(LIBRARY.curve_stress[[7]], 4, axis=0)

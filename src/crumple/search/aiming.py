@@ -13,7 +13,7 @@ variances of these in a likely field, and r what is missing, a step is S J^T (J 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -119,14 +119,14 @@ def steps(derivative: NDArray, missing: NDArray) -> Iterator[NDArray]:
 
 
 def aimed(
-    starts: Sequence[Start], aim: Aim, model: ResponseModel, judge: Judge, settings: cfg.Designs
+    start: Start, aim: Aim, model: ResponseModel, judge: Judge, settings: cfg.Designs
 ) -> Pool:
-    """Change designs so that their curves come nearer to the one that is wanted.
+    """Change a design so that its curve comes nearer to the one that is wanted.
 
     Parameters
     ----------
-    starts
-        Designs and their curves.
+    start
+        The design and its curve.
     aim
         What is wanted.
     model
@@ -141,21 +141,21 @@ def aimed(
     Pool
         All acceptable designs on the way.
     """
-    pool = EMPTY
-    for quarter, curve in starts:
-        distance, merit = level_set(quarter), np.inf
-        for _ in range(STEPS):
-            derivative = jacobian(model, quarter, aim.weight())
-            moved = [distance + field for field in steps(derivative, aim.missing(curve[1:]))]
-            images = [decode(one, settings) for one in moved]
-            new = [k for k, one in enumerate(images) if one is not None and np.any(one != quarter)]
-            if not new:
-                break
-            judged = judge(np.array([images[k] for k in new]), "aim")
-            pool += judged
-            best = np.argmin(judged.merit)
-            if judged.merit[best] >= merit:
-                break
-            distance, merit = moved[new[best]], judged.merit[best]
-            quarter, curve = judged.quarter[best], judged.curve_stress[best]
+    pool, merit = EMPTY, np.inf
+    quarter, curve = start
+    distance = level_set(quarter)
+    for _ in range(STEPS):
+        derivative = jacobian(model, quarter, aim.weight())
+        moved = [distance + field for field in steps(derivative, aim.missing(curve[1:]))]
+        images = [decode(one, settings) for one in moved]
+        new = [k for k, one in enumerate(images) if one is not None and np.any(one != quarter)]
+        if not new:
+            break
+        judged = judge(np.array([images[k] for k in new]), "aim")
+        pool += judged
+        best = np.argmin(judged.merit)
+        if judged.merit[best] >= merit:
+            break
+        distance, merit = moved[new[best]], judged.merit[best]
+        quarter, curve = judged.quarter[best], judged.curve_stress[best]
     return pool

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple import config as cfg
+from crumple.layout import QUARTER
 from crumple.search.aiming import Aim
 from crumple.search.judging import EMPTY, Judge, Pool, Start
 from crumple.search.moves import decode, level_set
@@ -30,18 +31,18 @@ TURNS = 60  # of a pursuit; it ends before in all but strange cases
 
 
 def flipped(
-    starts: Sequence[Start],
+    start: Start,
     aim: Aim,
     judge: Judge,
     generator: np.random.Generator,
     settings: cfg.Designs,
 ) -> Pool:
-    """Change pixels of designs so that their curves come nearer to the one that is wanted.
+    """Change pixels of a design so that its curve comes nearer to the one that is wanted.
 
     Parameters
     ----------
-    starts
-        Designs and their curves.
+    start
+        The design and its curve.
     aim
         What is wanted.
     judge
@@ -56,25 +57,22 @@ def flipped(
     Pool
         All acceptable designs that were looked at, with a single pixel or with a set changed.
     """
-    pool = EMPTY
-    for quarter, curve in starts:
-        merit = np.inf
-        for _ in range(ROUNDS):
-            single = judge(one_by_one(quarter, generator, settings), "flip")
-            if not len(single.quarter):
-                break
-            before = judge(quarter[None], "flip").curve_stress[0]
-            effect = np.where(aim.known, (single.curve_stress - before)[:, 1:], 0)
-            lack = np.where(aim.known, aim.stress - curve[1:], 0)
-            sets = [pursue(effect, lack, generator) for _ in range(SETS)]
-            changed = [quarter ^ np.any(single.quarter[x] != quarter, axis=0) for x in sets]
-            together = judge(acceptable(changed, settings), "flip")
-            pool += single + together
-            best = np.argmin(together.merit) if len(together.merit) else None
-            if best is None or together.merit[best] >= merit:
-                break
-            quarter, curve = together.quarter[best], together.curve_stress[best]
-            merit = together.merit[best]
+    pool, merit = EMPTY, np.inf
+    quarter, curve = start
+    for _ in range(ROUNDS):
+        single = judge(one_by_one(quarter, generator, settings), "flip")
+        before = judge(quarter[None], "flip").curve_stress[0]
+        effect = np.where(aim.known, (single.curve_stress - before)[:, 1:], 0)
+        lack = np.where(aim.known, aim.stress - curve[1:], 0)
+        sets = [pursue(effect, lack, generator) for _ in range(SETS if len(effect) else 0)]
+        changed = [quarter ^ np.any(single.quarter[x] != quarter, axis=0) for x in sets]
+        together = judge(acceptable(changed, settings), "flip")
+        pool += single + together
+        if together.merit.min(initial=np.inf) >= merit:
+            break
+        best = np.argmin(together.merit)
+        quarter, curve = together.quarter[best], together.curve_stress[best]
+        merit = together.merit[best]
     return pool
 
 
@@ -94,7 +92,7 @@ def acceptable(images: Sequence[NDArray] | NDArray, settings: cfg.Designs) -> ND
     """Return the designs ``(n, 48, 48)`` among images, without what isn't connected, each once."""
     made = [decode(np.where(image, 1.0, -1.0), settings) for image in images]
     kept = {image.tobytes(): image for image in made if image is not None}
-    return np.array([*kept.values()], np.uint8).reshape(-1, *np.shape(images)[1:])
+    return np.array([*kept.values()], np.uint8).reshape(-1, QUARTER, QUARTER)
 
 
 def pursue(effect: NDArray, lack: NDArray, generator: np.random.Generator) -> NDArray[np.bool_]:

@@ -12,7 +12,8 @@ computed.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,13 +103,17 @@ def propose(
     aim = Aim(*(part[1:] for part in goal.representative()))
     if aim.known.any():
         starts = choose_starts(known)
-        pool += aimed(starts, aim, screen.model, judge, config.designs)
-        pool += flipped(starts[:FLIPPED], aim, judge, generator, config.designs)
+        for start in starts:
+            if len(pool.quarter) < settings.screened:
+                pool += aimed(start, aim, screen.model, judge, config.designs)
+        for start in starts[:FLIPPED]:
+            if len(pool.quarter) < settings.screened:
+                pool += flipped(start, aim, judge, generator, config.designs)
     left = max(settings.screened - len(pool.quarter), settings.screened // CHILDREN)
     for _ in range(settings.generations):
         parents = [level_set(quarter) for quarter in choose_parents(known, pool)]
-        count_now = -(-left // settings.generations)
-        pool += judge(*children(parents, count_now, generator, config.designs))
+        share = -(-left // settings.generations)
+        pool += judge(*children(parents, share, generator, config.designs))
     first = nearest(known, goal) if number == 0 else NOTHING
     taken = np.concatenate([known.quarter, history.quarter])
     chosen = choose(pool, taken, goal, count - len(first.quarter))
@@ -181,10 +186,11 @@ def choose(pool: Pool, taken: NDArray, goal: Goal, count: int) -> list[int]:
     order = np.argsort(pool.merit, kind="stable").tolist()
     distance = differing(pool.quarter, taken).min(axis=1, initial=QUARTER**2)
     new = [k for k in order if distance[k] >= DIFFERENT]
-    chosen = apart(pool.quarter, new, count // 2, DIFFERENT, goal)
+    allowed = cache(lambda k: not violation(goal, pool.quarter[k]))
+    chosen = apart(pool.quarter, new, count // 2, DIFFERENT, allowed)
     for ranks, pixels in ((new, NICHE), (new, DIFFERENT), (order, 1)):
         rest = [k for k in ranks if k not in chosen and distance[k] > 0]
-        chosen += apart(pool.quarter, rest, count - len(chosen), pixels, goal, chosen)
+        chosen += apart(pool.quarter, rest, count - len(chosen), pixels, allowed, chosen)
     return chosen
 
 
@@ -205,10 +211,10 @@ def apart(
     order: Sequence[int],
     count: int,
     pixels: int,
-    goal: Goal | None = None,
+    allowed: Callable[[int], bool] = lambda k: True,
     chosen: Sequence[int] = (),
 ) -> list[int]:
-    """Choose designs that differ from each other, and keep to the limits of a goal.
+    """Choose designs that differ from each other.
 
     Parameters
     ----------
@@ -219,17 +225,16 @@ def apart(
     count
         At most so many.
     pixels
-        By which each differs from all others, and from those ``chosen`` before, wherever the
-        quarter begins.
+        By which each differs from all others, and from those ``chosen`` before.
+    allowed
+        Whether a row may be chosen, looked at last.
     """
     found: list[int] = []
     for k in order:
         if len(found) == count:
             break
         others = differing(quarter[[k]], quarter[[*chosen, *found]])
-        if np.min(others, initial=pixels) >= pixels and not (
-            goal is not None and violation(goal, quarter[k])
-        ):
+        if np.min(others, initial=pixels) >= pixels and allowed(k):
             found.append(k)
     return found
 

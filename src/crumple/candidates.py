@@ -23,6 +23,7 @@ from crumple.dataset import SHARD, open_intact
 from crumple.designs import DESIGNS
 from crumple.errors import UserError
 from crumple.layout import CELL, FRAME_STRAIN, GENERATED_CHANNELS, QUARTER, UNITS
+from crumple.metrics import expected_nrmse
 from crumple.provenance import (
     Record,
     hash_arrays,
@@ -97,7 +98,10 @@ def write_candidates(
         Those of :class:`Attributes` but for ``checksum``, and anything else that JSON can hold.
     """
     arrays = dict(columns)
-    arrays["rank"] = rank_within(arrays["target"], arrays["predicted_nrmse"])
+    error, goal = arrays["predicted_nrmse"], arrays["target_stress"]
+    if "predicted_spread" in arrays:
+        error = expected_nrmse(error, arrays["predicted_spread"], goal)
+    arrays["rank"] = rank_within(arrays["target"], error)
     store = zarr.open_group(folder, mode="a", zarr_format=3)
     for name, values in arrays.items():
         text = values.dtype.kind in "UT"
@@ -123,14 +127,14 @@ def write_candidates(
 
 
 def rank_within(target: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return the rank of each candidate within its target: 0 has the smallest predicted error.
+    """Return the rank of each candidate within its target: 0 has the smallest expected error.
 
     Parameters
     ----------
     target
         ``(n,)`` target number.
     error
-        ``(n,)`` predicted error; NaN ranks last.
+        ``(n,)`` expected error; NaN ranks last.
     """
     rank = np.empty(len(target), np.int32)
     for number in np.unique(target):

@@ -13,6 +13,9 @@ LARGEST_CHANGE = 0.2
 PEAKS = 0.005  # part of the solid whose plastic strain may be larger than the largest one
 
 
+CAUTION = 3.0  # error of a predicted curve over the spread of its ensemble (tests/learn)
+
+
 def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the normalised root mean square error of stress-strain curves (paper eq. 6).
 
@@ -33,6 +36,26 @@ def nrmse(stress: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.linalg.norm(difference, axis=-1) / np.linalg.norm(
         np.where(known, reference, 0), axis=-1
     )
+
+
+def expected_nrmse(error: np.ndarray, spread: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the error to expect of curves that were predicted by an ensemble.
+
+    Parameters
+    ----------
+    error
+        ``(n,)`` NRMSE of the predicted curves.
+    spread
+        ``(n, steps)`` standard deviation over the members, MPa; where it is NaN it doesn't count.
+    reference
+        ``(n, steps)`` or ``(steps,)``, MPa.
+
+    Returns
+    -------
+    ndarray
+        ``(n,)`` sqrt(error^2 + (``CAUTION`` |spread| / |reference|)^2).
+    """
+    return np.hypot(error, CAUTION * nrmse(reference + np.nan_to_num(spread), reference))
 
 
 def frame_stress(curve: np.ndarray) -> np.ndarray:

@@ -76,6 +76,22 @@ def test_a_spread_of_the_prediction_may_be_there(chain, tmp_path):
         candidates.open_candidates(tmp_path / "generated.zarr")
 
 
+def test_candidates_on_which_an_ensemble_disagrees_rank_later(tmp_path):
+    targets = {"a": synthetic.curve(0.5, 0.2, FRAME_STRAIN)}
+    synthetic.write_generated(tmp_path / "generated.zarr", targets, 3, fields_too=False)
+    store = zarr.open_group(tmp_path / "generated.zarr", mode="r")
+    columns = {name: array[:] for name, array in store.arrays() if name != "rank"}
+    columns["status"] = np.full(3, "ok")
+    error = np.array([0.03, 0.04, 0.05], np.float32)
+    spread = np.outer([0.05, 0.0, 0.0], targets["a"]).astype(np.float32)
+    for name, ranks in (("with", [2, 0, 1]), ("without", [0, 1, 2])):
+        if name == "without":
+            spread = 0 * spread
+        changed = columns | {"predicted_nrmse": error, "predicted_spread": spread}
+        candidates.write_candidates(tmp_path / name, changed, dict(store.attrs))
+        assert zarr.open_group(tmp_path / name, mode="r")["rank"][:].tolist() == ranks
+
+
 def test_join_finds_the_simulation_of_each_candidate(chain):
     store = candidates.open_candidates(chain["generated"])
     joined = list(candidates.join(store, [chain["designs"]], [chain["shard"]]))

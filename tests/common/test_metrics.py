@@ -96,3 +96,10 @@ def test_volume_change_of_many_frames_at_once():
     together = metrics.volume_change(np.stack([u, 0.5 * u]), solid)
     assert together.shape == (2, 3, 96, 96)
     assert np.array_equal(together[1, 2], metrics.volume_change(0.5 * u[2], solid[1, 0]))
+
+
+def test_the_error_to_expect_counts_the_spread_three_times():
+    goal = np.array([3.0, 4.0, np.nan])
+    spread = np.array([[0.0, 0.0, 9.0], [0.03, 0.04, 9.0], [np.nan, np.nan, np.nan]])
+    expected = metrics.expected_nrmse(np.full(3, 0.04), spread, goal)
+    assert expected == pytest.approx([0.04, 0.05, 0.04])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from crumple import designs
 from crumple.config import Config
@@ -16,11 +17,13 @@ from crumple.diffusion.response import (
     ResponseProblem,
     curve_loss,
     from_logarithmic,
+    load_response,
     to_logarithmic,
 )
 from crumple.diffusion.training import build_optimizer, update_average
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.metrics import frame_stress, nrmse
+from crumple.library import packaged, read_library
+from crumple.metrics import CAUTION, frame_stress, nrmse
 
 SMALL = {
     "designer": {"channels": [32, 32], "depths": [1, 1], "embedding": 64},
@@ -130,6 +133,19 @@ def test_forward_model_learns_the_curves_of_its_designs(pairs):
     assert np.all(prediction.stress[:, 0] == 0) and np.all(prediction.spread[:, 1:] > 0)
     shifted = model.predict(pairs.training.quarter[..., ::-1])
     assert np.allclose(prediction.stress, shifted.stress, rtol=1e-4)
+
+
+def test_the_spread_of_the_package_says_how_far_off_a_prediction_is():
+    """On held-out designs; for the spreads of other designs the rank correlation is none."""
+    library = read_library()
+    rows = library.held_out(0.09)[:200]
+    prediction = load_response(packaged("response")).predict(library.quarter[rows])
+    truth = library.curve_stress[rows]
+    error = nrmse(prediction.stress, truth)
+    spread = nrmse(truth + prediction.spread, truth)
+    assert spearmanr(error, spread).statistic > 0.35
+    assert abs(spearmanr(error, np.roll(spread, 1)).statistic) < 0.25
+    assert CAUTION / 2 < np.median(error) / np.median(spread) < 2 * CAUTION
 
 
 def test_a_single_member_has_no_spread(pairs):

@@ -3,8 +3,8 @@
 p(design, fields | curve) = p(design | curve) p(fields | design). Many designs are drawn
 (:mod:`crumple.diffusion.designer`), because each costs little. Each is cut to the design that would
 be simulated, and the forward model (:mod:`crumple.diffusion.response`), which isn't shown the
-target, predicts its curve. Those with the least error to expect become candidates: what is
-predicted, and how far the members of the forward model disagree.
+target, predicts its curve. The best of them become candidates. Which of those is the first choice
+depends on how far the members of the forward model disagree as well (:mod:`crumple.candidates`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from crumple.diffusion.model import TrainedModel
 from crumple.diffusion.prediction import predict_fields
 from crumple.diffusion.response import ResponseModel, predict_frames
 from crumple.layout import CELL, FRAME_STRAIN, GENERATED_CHANNELS
-from crumple.metrics import expected_nrmse
 from crumple.topology import acceptance, largest_domain
 
 
@@ -51,8 +50,8 @@ def cascade_candidates(
     -------
     dict
         Columns of the store (:mod:`crumple.candidates`), ``generation.candidates`` rows: designs
-        that are acceptable before others, different ones before repetitions, then by
-        :func:`crumple.metrics.expected_nrmse`.
+        that are acceptable before others, different ones before repetitions, then by the predicted
+        error.
     """
     settings = config.generation
     numbers = range(target * settings.draws, (target + 1) * settings.draws)
@@ -66,8 +65,7 @@ def cascade_candidates(
     predicted = predict_frames(response, quarter, goal)
     repeated = np.ones(len(quarter), bool)
     repeated[np.unique(quarter.reshape(len(quarter), -1), axis=0, return_index=True)[1]] = False
-    expected = expected_nrmse(predicted.error, predicted.spread, goal)
-    best = np.lexsort((expected, repeated, status != "ok"))[: settings.candidates]
+    best = np.lexsort((predicted.error, repeated, status != "ok"))[: settings.candidates]
     count = len(best)
     shape = (count, len(FRAME_STRAIN), len(GENERATED_CHANNELS), CELL, CELL)
     mask = np.stack([mirror(quarter[row]) for row in best]).astype(np.float32)

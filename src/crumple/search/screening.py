@@ -25,14 +25,8 @@ from crumple.diffusion.quarters import encode_quarters
 from crumple.diffusion.response import ResponseModel, from_logarithmic, to_logarithmic
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # of the kernel, in the typical distance of two designs
-NOISES = (
-    1e-3,
-    3e-3,
-    1e-2,
-    3e-2,
-    0.1,
-    0.3,
-)  # variance of what no neighbour tells, over that of the process
+# Variance of what no neighbour tells, over that of the process.
+NOISES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 MOST = 400  # simulated designs that count, those with the smallest error
 DRAWS = 16  # curves that stand for a prediction and its doubt
 

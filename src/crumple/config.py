@@ -468,6 +468,12 @@ class Generation(Section):
         le=1_000_000,
         description="designs per target that the cascade draws; it keeps the best predicted",
     )
+    refinements: int = Field(
+        3,
+        ge=0,
+        le=1000,
+        description="rounds in which the cascade improves its draws under the forward model",
+    )
     batch: int = Field(20, ge=1, le=100_000, description="samples that a process draws at once")
     sampler: Literal["dpmpp_2m", "heun", "ancestral"] = Field(
         "dpmpp_2m",

@@ -18,6 +18,7 @@ STAGES = {
     "forward": 9,
     "prediction": 10,
     "search": 11,
+    "refinement": 12,
 }
 Stage = Literal[
     "designs",
@@ -31,6 +32,7 @@ Stage = Literal[
     "forward",
     "prediction",
     "search",
+    "refinement",
 ]
 
 

@@ -49,6 +49,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "exports": 8,
     "sensitivity": 8,
     "diffusion": 9,
+    "refinement": 9,
     "results": 10,
     "evaluation": 11,
     "report": 12,
@@ -60,7 +61,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
     "__main__": 17,
 }
 FOREIGN = {  # packages that only some modules know of
-    "torch": {"diffusion", "search"},
+    "torch": {"diffusion", "refinement", "search"},
     "accelerate": {"diffusion"},
     "safetensors": {"diffusion"},
     "dolfinx": {"fem"},

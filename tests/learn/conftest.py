@@ -28,7 +28,7 @@ SETTINGS = {
     "designer_training": SHORT,
     "response_training": SHORT,
     "response": {"members": 2, "channels": [16, 32], "depths": [1, 1]},
-    "generation": {"candidates": 2, "draws": 7, "batch": 3, "steps": 3},
+    "generation": {"candidates": 2, "draws": 7, "refinements": 1, "batch": 3, "steps": 3},
 }
 
 

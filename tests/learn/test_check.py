@@ -31,7 +31,7 @@ def other(settings, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def package_run(tmp_path_factory) -> Path:
-    few = {"candidates": 1, "draws": 2, "steps": 2}
+    few = {"candidates": 1, "draws": 2, "refinements": 1, "steps": 2}
     config = Config.model_validate(
         {"models": "package", "generation": few, "evaluation": {"held_out": 1, "verify": 1}}
     )

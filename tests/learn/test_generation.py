@@ -154,19 +154,28 @@ def test_without_a_forward_model_the_curve_is_that_of_the_sampled_fields(
 def test_the_cascade_keeps_the_best_of_what_it_draws(settings, quarter_models):
     loaded = load_designer(quarter_models.designer), load_response(quarter_models.response)
     goal = synthetic.curve(0.5, 0.2, synthetic.FRAME_STRAIN)
-    kept, drawn = (
-        cascade_candidates(*loaded, None, goal, 3, settings.model_copy(update={"generation": g}))
-        for g in (
-            settings.generation,
-            settings.generation.model_copy(update={"candidates": settings.generation.draws}),
-        )
-    )
+    few = changed(settings, refinements=0)
+    every = changed(few, candidates=settings.generation.draws)
+    kept, drawn = (cascade_candidates(*loaded, None, goal, 3, one) for one in (few, every))
     assert len(drawn["seed"]) == settings.generation.draws == len(set(drawn["seed"].tolist()))
     assert np.array_equal(kept["quarter"], drawn["quarter"][: len(kept["quarter"])])
     acceptable = drawn["status"] == "ok"
     assert np.all(acceptable[:-1] >= acceptable[1:])
     for group in (acceptable, ~acceptable):
         assert np.all(np.diff(drawn["predicted_nrmse"][group]) >= 0)
+
+
+def test_the_cascade_puts_what_it_has_improved_first(settings):
+    """With the models of the package and few draws; each is better than the best draw."""
+    loaded = load_designer(packaged("designer")), load_response(packaged("response"))
+    goal = synthetic.curve(0.5, 0.2, synthetic.FRAME_STRAIN)
+    plain, improved = (
+        cascade_candidates(*loaded, None, goal, 3, changed(settings, draws=8, refinements=n))
+        for n in (0, 1)
+    )
+    assert [*improved["status"]] == ["ok", "ok"]
+    assert improved["predicted_nrmse"].max() < 0.9 * plain["predicted_nrmse"].min()
+    assert improved["predicted_nrmse"][0] <= improved["predicted_nrmse"][1]
 
 
 def test_processes_share_the_work_and_change_nothing(generated, method, models, tmp_path):

@@ -5,8 +5,9 @@ import pytest
 
 from crumple.goals import read_goals
 from crumple.layout import CURVE_STRAIN
+from crumple.refinement.pool import EMPTY
 from crumple.search import judging
-from crumple.search.judging import EMPTY, Judge, Simulated
+from crumple.search.judging import Judge, Simulated
 
 QUARTER = np.zeros((3, 48, 48), np.uint8)
 WANTED = 10 + 20 * CURVE_STRAIN

@@ -9,7 +9,7 @@ from crumple.diffusion.quarters import signed_distance
 from crumple.diffusion.response import from_logarithmic, load_response
 from crumple.library import packaged, read_library
 from crumple.metrics import nrmse
-from crumple.search.moves import children
+from crumple.refinement.moves import children
 from crumple.search.screening import DRAWS, Correction, Raw, Screen
 
 STEPS, MEMBERS = 50, 2

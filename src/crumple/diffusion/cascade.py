@@ -21,6 +21,7 @@ from crumple.diffusion.model import TrainedModel
 from crumple.diffusion.prediction import predict_fields
 from crumple.diffusion.response import ResponseModel, predict_frames
 from crumple.layout import CELL, FRAME_STRAIN, GENERATED_CHANNELS
+from crumple.refinement.refining import refine
 from crumple.topology import acceptance, largest_domain
 
 
@@ -49,9 +50,10 @@ def cascade_candidates(
     Returns
     -------
     dict
-        Columns of the store (:mod:`crumple.candidates`), ``generation.candidates`` rows: designs
-        that are acceptable before others, different ones before repetitions, then by the predicted
-        error.
+        Columns of the store (:mod:`crumple.candidates`), ``generation.candidates`` rows: improved
+        designs before others, designs that are acceptable before others, different ones before
+        repetitions, then by the predicted error. The seed of an improved design, to which many
+        draws contribute, is that of the first draw.
     """
     settings = config.generation
     numbers = range(target * settings.draws, (target + 1) * settings.draws)
@@ -62,10 +64,18 @@ def cascade_candidates(
     ]
     quarter = np.stack([largest_domain(image) for image in np.concatenate(images)])
     status = np.array([acceptance(image, config.designs) for image in quarter])
+    first = np.zeros(len(quarter), bool)
+    if settings.refinements and np.any(status == "ok"):
+        generator = seeds.rng(config.seed, "refinement", target)
+        refined = refine(quarter[status == "ok"], goal, response, config, generator)
+        quarter = np.concatenate([refined, quarter])
+        status = np.concatenate([np.full(len(refined), "ok"), status])
+        seed = np.concatenate([np.full(len(refined), seed[0]), seed])
+        first = np.arange(len(quarter)) < len(refined)
     predicted = predict_frames(response, quarter, goal)
     repeated = np.ones(len(quarter), bool)
     repeated[np.unique(quarter.reshape(len(quarter), -1), axis=0, return_index=True)[1]] = False
-    best = np.lexsort((predicted.error, repeated, status != "ok"))[: settings.candidates]
+    best = np.lexsort((predicted.error, repeated, status != "ok", ~first))[: settings.candidates]
     count = len(best)
     shape = (count, len(FRAME_STRAIN), len(GENERATED_CHANNELS), CELL, CELL)
     mask = np.stack([mirror(quarter[row]) for row in best]).astype(np.float32)

@@ -63,7 +63,7 @@ class History(NamedTuple):
         (n) :meth:`crumple.goals.Goal.error` of the curve; infinite without a curve.
     source
         (n) how the design was proposed: ``library``, ``model``, ``aim``, or a move of
-        :mod:`crumple.search.moves`.
+        :mod:`crumple.refinement.moves`.
     predicted_error
         (n) what was expected before the simulation; NaN where nothing was.
     """

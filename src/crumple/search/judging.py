@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple.goals import Goal
-from crumple.layout import CURVE_STRAIN, QUARTER
+from crumple.layout import CURVE_STRAIN
+from crumple.refinement.pool import EMPTY, Pool
 from crumple.search.screening import DRAWS, Screen
 
 DOUBT = 0.5  # of the scatter, in the same units as the error
@@ -26,36 +27,6 @@ class Simulated(NamedTuple):
     quarter: NDArray  # (n, 48, 48)
     curve_stress: NDArray  # (n, 51) MPa
     score: NDArray  # (n,) error, infinite where a limit is exceeded
-
-
-class Start(NamedTuple):
-    """A design to go on from."""
-
-    quarter: NDArray  # (48, 48)
-    curve_stress: NDArray  # (51,) MPa, simulated or predicted
-
-
-class Pool(NamedTuple):
-    """Designs that have not been simulated, with what is predicted of them."""
-
-    quarter: NDArray  # (n, 48, 48) uint8
-    source: NDArray  # (n,) what made them
-    curve_stress: NDArray  # (n, 51) MPa, mean of the prediction
-    expected_error: NDArray  # (n,) root mean square over the curves of the prediction
-    merit: NDArray  # (n,) error of the mean curve with a part of the scatter; less is better
-
-    def __add__(self, other: Pool) -> Pool:  # type: ignore[override]
-        """Return both as one."""
-        return Pool(*map(np.concatenate, zip(self, other, strict=True)))
-
-
-EMPTY = Pool(
-    np.zeros((0, QUARTER, QUARTER), np.uint8),
-    np.zeros(0, str),
-    np.zeros((0, len(CURVE_STRAIN))),
-    np.zeros(0),
-    np.zeros(0),
-)
 
 
 class Judge:

@@ -1,18 +1,17 @@
 """One round of a search: the designs that are worth a simulation next.
 
 What is known are the nearest designs of the library and all that the search has simulated. The best
-of them, far from each other, are aimed at the goal (:mod:`crumple.search.aiming`, :mod:`crumple.
-search.flipping`), and the best of all are changed and mixed (:mod:`crumple.search.moves`). The
-forward model predicts the curves (:mod:`crumple.search.judging`). One half of the proposals are the
-most promising designs, the other half the most promising ones that are far from these. All of this
-is a function of the seed, the round and the results so far; nothing depends on how these were
-computed.
+of them, far from each other, are aimed at the goal (:mod:`crumple.refinement.aiming`,
+:mod:`crumple.refinement.flipping`), and the best of all are changed and mixed
+(:mod:`crumple.refinement.moves`). The forward model predicts the curves (:mod:`crumple.search.
+judging`). One half of the proposals are the most promising designs, the other half the most
+promising ones that are far from these. All of this is a function of the seed, the round and the
+results so far; nothing depends on how these were computed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +28,12 @@ from crumple.goals import Goal, Limits, measure
 from crumple.layout import FRAME_STRAIN, QUARTER
 from crumple.library import Library
 from crumple.provenance import hash_designs
-from crumple.search.aiming import Aim, aimed
-from crumple.search.flipping import flipped
+from crumple.refinement.aiming import Aim, aimed
+from crumple.refinement.flipping import flipped
+from crumple.refinement.moves import children, level_set
+from crumple.refinement.pool import EMPTY, Pool, Start, apart, differing
 from crumple.search.history import PROPOSED, History
-from crumple.search.judging import EMPTY, Judge, Pool, Simulated, Start
-from crumple.search.moves import children, level_set
+from crumple.search.judging import Judge, Simulated
 from crumple.search.screening import Screen
 from crumple.topology import acceptance, largest_domain
 
@@ -192,51 +192,6 @@ def choose(pool: Pool, taken: NDArray, goal: Goal, count: int) -> list[int]:
         rest = [k for k in ranks if k not in chosen and distance[k] > 0]
         chosen += apart(pool.quarter, rest, count - len(chosen), pixels, allowed, chosen)
     return chosen
-
-
-def differing(one: NDArray, other: NDArray) -> NDArray:
-    """In how many pixels designs (n, 48, 48) and (m, 48, 48) differ, (n, m).
-
-    A design and its shift by half a period, which mirrors the quarter, are one.
-    """
-    a, counts = one.reshape(-1, QUARTER**2).astype(np.float32), []
-    for flip in (other, other[:, :, ::-1]):
-        b = flip.reshape(-1, QUARTER**2).astype(np.float32)
-        counts.append(a.sum(axis=1)[:, None] + b.sum(axis=1) - 2 * a @ b.T)
-    return np.minimum(*counts)
-
-
-def apart(
-    quarter: NDArray,
-    order: Sequence[int],
-    count: int,
-    pixels: int,
-    allowed: Callable[[int], bool] = lambda k: True,
-    chosen: Sequence[int] = (),
-) -> list[int]:
-    """Choose designs that differ from each other.
-
-    Parameters
-    ----------
-    quarter
-        (n, 48, 48).
-    order
-        Rows, the best one first.
-    count
-        At most so many.
-    pixels
-        By which each differs from all others, and from those ``chosen`` before.
-    allowed
-        Whether a row may be chosen, looked at last.
-    """
-    found: list[int] = []
-    for k in order:
-        if len(found) == count:
-            break
-        others = differing(quarter[[k]], quarter[[*chosen, *found]])
-        if np.min(others, initial=pixels) >= pixels and allowed(k):
-            found.append(k)
-    return found
 
 
 def violation(goal: Goal, quarter: NDArray, plastic_strain: float | None = None) -> str:

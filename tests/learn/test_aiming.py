@@ -11,10 +11,10 @@ from crumple.diffusion.response import SOFT, load_response
 from crumple.layout import CURVE_STRAIN, QUARTER
 from crumple.library import packaged, read_library
 from crumple.metrics import nrmse
-from crumple.search import aiming, flipping
-from crumple.search.aiming import Aim
-from crumple.search.judging import Pool, Start
-from crumple.search.moves import children, level_set
+from crumple.refinement import aiming, flipping
+from crumple.refinement.aiming import Aim
+from crumple.refinement.moves import children, level_set
+from crumple.refinement.pool import Pool, Start
 
 LIBRARY = read_library()
 EVERYWHERE = np.ones(len(CURVE_STRAIN) - 1, bool)

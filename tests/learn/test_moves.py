@@ -7,7 +7,7 @@ from crumple.config import Designs
 from crumple.designs import accept
 from crumple.diffusion.quarters import signed_distance
 from crumple.library import read_library
-from crumple.search import moves
+from crumple.refinement import moves
 
 LIBRARY = read_library()
 PARENTS = [moves.level_set(quarter) for quarter in LIBRARY.quarter[:6]]

@@ -26,8 +26,8 @@ from crumple.diffusion.quarter_networks import QuarterRegressor
 from crumple.diffusion.quarters import SCALE, encode_quarters
 from crumple.diffusion.response import SOFT, ResponseModel
 from crumple.layout import QUARTER
-from crumple.search.judging import EMPTY, Judge, Pool, Start
-from crumple.search.moves import decode, level_set
+from crumple.refinement.moves import decode, level_set
+from crumple.refinement.pool import EMPTY, Judging, Pool, Start
 
 SHAPES = 10  # cosines over strain that stand for a curve
 MODES = 16  # cosines per side that a field is made of
@@ -82,13 +82,13 @@ def jacobian(model: ResponseModel, quarter: NDArray, weight: NDArray) -> NDArray
         ``(SHAPES, MODES, MODES)`` change of a component per amplitude of an orthonormal cosine, in
         pixels outward.
     """
-    rows = torch.from_numpy(components(np.diag(weight)).T).float() * model.deviation
-    state = encode_quarters(quarter[None]).repeat(SHAPES, 1, 1, 1).requires_grad_()
+    rows = torch.from_numpy(components(np.diag(weight)).T).float().to(model.mean) * model.deviation
+    state = encode_quarters(quarter[None]).to(model.mean).repeat(SHAPES, 1, 1, 1).requires_grad_()
     # half of the members: a gradient costs as much as twenty predictions
     members = cast(list[QuarterRegressor], list(model.members))[::2]
     total = sum((member(state) * rows).sum() for member in members) / len(members)
     (gradient,) = torch.autograd.grad(cast(torch.Tensor, total), state)
-    pixels = gradient[:, 0].double().numpy() * SCALE
+    pixels = gradient[:, 0].cpu().double().numpy() * SCALE
     return fft.dctn(pixels, axes=(1, 2), norm="ortho")[:, :MODES, :MODES]
 
 
@@ -119,7 +119,7 @@ def steps(derivative: NDArray, missing: NDArray) -> Iterator[NDArray]:
 
 
 def aimed(
-    start: Start, aim: Aim, model: ResponseModel, judge: Judge, settings: cfg.Designs
+    start: Start, aim: Aim, model: ResponseModel, judge: Judging, settings: cfg.Designs
 ) -> Pool:
     """Change a design so that its curve comes nearer to the one that is wanted.
 

@@ -5,8 +5,8 @@ import numpy as np
 from crumple.config import Designs
 from crumple.designs import accept
 from crumple.library import read_library
-from crumple.search import flipping
-from crumple.search.moves import level_set
+from crumple.refinement import flipping
+from crumple.refinement.moves import level_set
 
 LIBRARY = read_library()
 

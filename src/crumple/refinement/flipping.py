@@ -1,6 +1,6 @@
 """Designs aimed at a curve pixel by pixel.
 
-A step of the outline (:mod:`crumple.search.aiming`) ends in pixels, and rounding it to them
+A step of the outline (:mod:`crumple.refinement.aiming`) ends in pixels, and rounding it to them
 changes a curve by more than the last per cent that a search is after. So the change of the curve by
 each of many pixels is predicted, one at a time, and sets of them are looked for that together bring
 what the curve lacks: min_x |lack - sum_i x_i effect_i| with x_i 0 or 1. It is matching pursuit
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from crumple import config as cfg
 from crumple.layout import QUARTER
-from crumple.search.aiming import Aim
-from crumple.search.judging import EMPTY, Judge, Pool, Start
-from crumple.search.moves import decode, level_set
+from crumple.refinement.aiming import Aim
+from crumple.refinement.moves import decode, level_set
+from crumple.refinement.pool import EMPTY, Judging, Pool, Start
 
 NEAR = 0.75  # pixels from the outline, within which a pixel may change
 PIXELS = 80  # of them that are tried
@@ -33,7 +33,7 @@ TURNS = 60  # of a pursuit; it ends before in all but strange cases
 def flipped(
     start: Start,
     aim: Aim,
-    judge: Judge,
+    judge: Judging,
     generator: np.random.Generator,
     settings: cfg.Designs,
 ) -> Pool:

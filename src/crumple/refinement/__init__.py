@@ -1,0 +1,1 @@
+"""Designs changed so that their predicted curves come nearer to a target."""

@@ -30,13 +30,6 @@ SMALL = {
     "designer_training": {"drop_steps": 0.0},
     "response": {"members": 2, "channels": [16, 32], "depths": [1, 1]},
     "generation": {"draws": 12, "candidates": 6, "batch": 8, "steps": 10, "guidance": 1.5},
-        "draws": 12,
-        "refinements": 0,
-        "candidates": 6,
-        "batch": 8,
-        "steps": 10,
-        "guidance": 1.5,
-    },
 }
 
 

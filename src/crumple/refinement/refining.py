@@ -23,10 +23,10 @@ from crumple.refinement.pool import EMPTY, Pool, apart
 
 STARTS = 6  # designs that are aimed at the target in a round
 FLIPPED = 3  # of them, whose pixels are looked at one by one
-FAR = 60  # pixels, by which they differ
-PARENTS = 16  # that the moves of a round begin with
+FAR = 100  # pixels by which designs of two families differ
+PARENTS = 8  # best designs that the moves of a round begin with, and as many of other families
 CHILDREN = 100  # designs that they make
-DIFFERENT = 20  # pixels, by which those that are kept differ
+DIFFERENT = 20  # pixels by which all that are kept differ
 
 
 class Predicted:
@@ -80,8 +80,9 @@ def refine(
     Returns
     -------
     ndarray
-        ``(m, 48, 48)``, at most ``generation.candidates``, that with the smallest expected error
-        first; each differs from the others by ``DIFFERENT`` pixels.
+        ``(m, 48, 48)``, at most ``generation.candidates``: the best of families that are ``FAR``
+        from each other, then others that differ by ``DIFFERENT`` pixels; in both the smallest
+        expected error comes first.
     """
     judge, aim = Predicted(model, goal), aim_at(goal)
     pool = judge(quarter, "model")
@@ -92,9 +93,16 @@ def refine(
             pool += aimed(pool.start(row), aim, model, judge, rules)
         for row in starts[:FLIPPED]:
             pool += flipped(pool.start(row), aim, judge, generator, rules)
-        parents = [level_set(pool.quarter[row]) for row in _ranked(pool)[:PARENTS]]
-        pool += judge(*children(parents, CHILDREN, generator, rules))
-    return pool.quarter[apart(pool.quarter, _ranked(pool), count, DIFFERENT)]
+        ranked = _ranked(pool)
+        parents = ranked[:PARENTS] + apart(pool.quarter, ranked, PARENTS, FAR)
+        made = children(
+            [level_set(pool.quarter[row]) for row in parents], CHILDREN, generator, rules
+        )
+        pool += judge(*made)
+    chosen: list[int] = []
+    for pixels in (FAR, DIFFERENT):
+        chosen += apart(pool.quarter, _ranked(pool), count - len(chosen), pixels, chosen=chosen)
+    return pool.quarter[chosen]
 
 
 def aim_at(goal: NDArray) -> Aim:

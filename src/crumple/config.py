@@ -343,9 +343,9 @@ class Optimisation(Section):
 class Denoising(Optimisation):
     """Training of a denoiser (Karras et al. 2022)."""
 
-    noise_mean: float = Field(-0.4, ge=-10, le=10, description="mean of ln sigma in training")
+    noise_mean: float = Field(1.5, ge=-10, le=10, description="mean of ln sigma in training")
     noise_std: float = Field(
-        1.4, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
+        1.8, ge=1e-3, le=5, description="standard deviation of ln sigma in training"
     )
     drop_curve: float = Field(0.1, ge=0, lt=1, description="part of the samples without a curve")
     drop_steps: float = Field(

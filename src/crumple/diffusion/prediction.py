@@ -1,7 +1,9 @@
 """Fields of given designs: p(fields | design), by the space-time model as a forward model.
 
-The solid mask of the state is the clean design from the first step to the last, the fields start as
-noise, and no curve is shown. So what is predicted doesn't know of any target.
+The solid mask of the state is the clean design, the fields are noise, and no curve is shown. So what
+is predicted doesn't know of any target. A design has one deformation, so there is nothing to choose
+among: what the denoiser expects at the highest noise level is nearer to it than a sample that many
+steps draw, and costs one evaluation (measured: docs/learning.md).
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from crumple import seeds
 from crumple.config import Generation
 from crumple.designs import mirror
 from crumple.diffusion.model import TrainedModel
-from crumple.diffusion.sampling import SAMPLERS, karras_sigmas
 from crumple.errors import UserError
 from crumple.layout import CELL
 
@@ -32,9 +33,7 @@ def predict_fields(
     quarter
         ``(n, 48, 48)`` designs, 1 solid.
     settings
-        Sampler and noise levels; how many designs are predicted at once. With one step the result
-        is what the denoiser expects at the highest noise level, the mean over all fields that the
-        design may have; with more it is a sample of them.
+        Highest noise level; how many designs are predicted at once.
     seed
         Of the noise; that of a row is a function of it and of the row's number.
 
@@ -63,27 +62,24 @@ def predict_fields(
         mask = solid[start : start + settings.batch, None].to(device)
         rows = range(start, start + len(mask))
         noise = torch.stack([layout.noise(CELL, _noise_seed(seed, row), device) for row in rows])
-        _, predicted = layout.split(_sample(model, mask, noise, settings))
+        _, predicted = layout.split(_expected(model, mask, noise, settings.sigma_max))
         fields[start : rows.stop] = (predicted * mask[:, None]).cpu().numpy()
     return fields
 
 
-def _sample(model: TrainedModel, mask: Tensor, noise: Tensor, settings: Generation) -> Tensor:
-    """Draw the states of masks ``(batch, 1, 96, 96)``, in physical units."""
+def _expected(model: TrainedModel, mask: Tensor, noise: Tensor, sigma_max: float) -> Tensor:
+    """Return the expected states of masks ``(batch, 1, 96, 96)``, in physical units."""
     normalisation, batch = model.normalisation, len(mask)
     layout = normalisation.layout
     noise[:, : layout.static] = 0
     fields = mask.new_zeros((batch, layout.frames, layout.fields, CELL, CELL))
-    start = normalisation.encode(layout.join(mask, fields)) + noise * settings.sigma_max
+    start = normalisation.encode(layout.join(mask, fields)) + noise * sigma_max
     nothing = mask.new_zeros((batch, len(normalisation.curve_strain)))
     given = torch.ones(batch, dtype=torch.bool, device=mask.device)
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        return model.denoiser(x, sigma.to(x).expand(batch), nothing, nothing.bool(), given)
-
-    sigmas = karras_sigmas(settings.steps, settings.sigma_min, settings.sigma_max)
     with torch.inference_mode():
-        state = SAMPLERS[settings.sampler](denoise, start, sigmas)
+        state = model.denoiser(
+            start, nothing.new_full((batch,), sigma_max), nothing, nothing.bool(), given
+        )
     return normalisation.decode(state)
 
 

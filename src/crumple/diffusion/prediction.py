@@ -1,9 +1,9 @@
 """Fields of given designs: p(fields | design), by the space-time model as a forward model.
 
-The solid mask of the state is the clean design, the fields are noise, and no curve is shown. So what
-is predicted doesn't know of any target. A design has one deformation, so there is nothing to choose
-among: what the denoiser expects at the highest noise level is nearer to it than a sample that many
-steps draw, and costs one evaluation (measured: docs/learning.md).
+The solid mask of the state is the clean design, the fields are noise, and no curve is shown. So
+what is predicted doesn't know of any target. A design has one deformation, so there is nothing to
+choose among: what the denoiser expects at the highest noise level is nearer to it than a sample
+that many steps draw, and costs one evaluation (docs/learning.md).
 """
 
 from __future__ import annotations

@@ -64,18 +64,18 @@ def cascade_candidates(
     ]
     quarter = np.stack([largest_domain(image) for image in np.concatenate(images)])
     status = np.array([acceptance(image, config.designs) for image in quarter])
-    first = np.zeros(len(quarter), bool)
+    refined = quarter[:0]
     if settings.refinements and np.any(status == "ok"):
         generator = seeds.rng(config.seed, "refinement", target)
         refined = refine(quarter[status == "ok"], goal, response, config, generator)
-        quarter = np.concatenate([refined, quarter])
-        status = np.concatenate([np.full(len(refined), "ok"), status])
-        seed = np.concatenate([np.full(len(refined), seed[0]), seed])
-        first = np.arange(len(quarter)) < len(refined)
+    quarter = np.concatenate([refined, quarter])
+    status = np.concatenate([np.full(len(refined), "ok"), status])
+    seed = np.concatenate([np.full(len(refined), seed[0]), seed])
+    drawn = np.arange(len(quarter)) >= len(refined)
     predicted = predict_frames(response, quarter, goal)
     repeated = np.ones(len(quarter), bool)
     repeated[np.unique(quarter.reshape(len(quarter), -1), axis=0, return_index=True)[1]] = False
-    best = np.lexsort((predicted.error, repeated, status != "ok", ~first))[: settings.candidates]
+    best = np.lexsort((predicted.error, repeated, status != "ok", drawn))[: settings.candidates]
     count = len(best)
     shape = (count, len(FRAME_STRAIN), len(GENERATED_CHANNELS), CELL, CELL)
     mask = np.stack([mirror(quarter[row]) for row in best]).astype(np.float32)

@@ -132,7 +132,11 @@ def predict_frames(model: ResponseModel, quarter: NDArray, goal: NDArray) -> Fra
     goal
         ``(n, 11)`` or ``(11,)`` target, MPa; NaN where it says nothing.
     """
-    prediction = model.predict(quarter)
+    return at_frames(model.predict(quarter), goal)
+
+
+def at_frames(prediction: Prediction, goal: NDArray) -> FramePrediction:
+    """Return predicted curves as candidates have them; ``goal`` as in :func:`predict_frames`."""
     stress, spread = frame_stress(prediction.stress), frame_stress(prediction.spread)
     return FramePrediction(stress, spread, nrmse(stress, goal))
 

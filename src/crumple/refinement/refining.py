@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crumple import config as cfg
-from crumple.diffusion.response import ResponseModel
+from crumple.diffusion.response import ResponseModel, at_frames
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
-from crumple.metrics import expected_nrmse, frame_stress, nrmse
+from crumple.metrics import expected_nrmse
 from crumple.refinement.aiming import Aim, aimed
 from crumple.refinement.flipping import flipped
 from crumple.refinement.moves import children, level_set
@@ -48,8 +48,8 @@ class Predicted:
         if not len(quarter):
             return EMPTY
         predicted = self.model.predict(quarter)
-        error = nrmse(frame_stress(predicted.stress), self.goal)
-        expected = expected_nrmse(error, frame_stress(predicted.spread), self.goal)
+        frames = at_frames(predicted, self.goal)
+        expected = expected_nrmse(frames.error, frames.spread, self.goal)
         names = np.broadcast_to(source, len(quarter))
         return Pool(quarter, names, predicted.stress, expected, expected)
 

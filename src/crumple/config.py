@@ -319,12 +319,12 @@ class Optimisation(Section):
         le=100_000,
         description="samples that a process holds at once; gradients are accumulated",
     )
-    learning_rate: float = Field(4e-4, gt=0, le=1e6, description="of AdamW, after the warm-up")
+    learning_rate: float = Field(4e-4, gt=0, le=1e6, description="after the warm-up")
     warmup: int = Field(1000, ge=0, le=10**9, description="steps of linear warm-up")
     decay: float = Field(
         0.3, ge=0, le=1, description="last part of the steps, over which the rate falls to zero"
     )
-    weight_decay: float = Field(0.01, ge=0, le=10, description="of AdamW, on matrices")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="of matrices and convolutions")
     clip: float = Field(1.0, gt=0, le=1e6, description="largest norm of the gradient")
     precision: Precision = Field(
         "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"
@@ -376,7 +376,7 @@ class Training(Denoising):
 class Response(Section):
     """Forward network from a design to its curve, which ranks candidates."""
 
-    members: int = Field(4, ge=1, le=100, description="networks of the ensemble")
+    members: int = Field(2, ge=1, le=100, description="networks of the ensemble")
     channels: list[Width] = Field(
         [32, 64, 96],
         min_length=1,
@@ -419,7 +419,7 @@ class DesignerTraining(Denoising):
     """Training of the design model."""
 
     steps: int = Field(20_000, ge=1, le=10**9, description="optimiser steps")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
+    learning_rate: float = Field(2e-3, gt=0, description="after the warm-up")
     warmup: int = Field(100, ge=0, le=10**9, description="steps of linear warm-up")
     noise_mean: float = Field(1.0, ge=-10, le=10, description="mean of ln sigma in training")
     noise_std: float = Field(
@@ -430,7 +430,7 @@ class DesignerTraining(Denoising):
 class ResponseTraining(Optimisation):
     """Training of the forward network."""
 
-    steps: int = Field(4000, ge=1, le=10**9, description="optimiser steps")
+    steps: int = Field(8000, ge=1, le=10**9, description="optimiser steps")
     batch: int = Field(32, ge=1, le=100_000, description="samples per step over all processes")
     micro_batch: int = Field(
         32,
@@ -438,12 +438,12 @@ class ResponseTraining(Optimisation):
         le=100_000,
         description="samples that a process holds at once; gradients are accumulated",
     )
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
+    learning_rate: float = Field(2e-3, gt=0, description="after the warm-up")
     warmup: int = Field(50, ge=0, le=10**9, description="steps of linear warm-up")
     decay: float = Field(
         0.5, ge=0, le=1, description="last part of the steps, over which the rate falls to zero"
     )
-    weight_decay: float = Field(0.05, ge=0, le=10, description="of AdamW, on matrices")
+    weight_decay: float = Field(0.05, ge=0, le=10, description="of matrices and convolutions")
 
 
 def _check_quarter_levels(channels: list[int], depths: list[int]) -> None:

@@ -26,9 +26,9 @@ def model():
 
 
 def predicted(model, state):
-    """Mean on the logarithmic scale (50,) of the members that the gradient is taken of."""
+    """Mean of the members on the logarithmic scale, (50,)."""
     with torch.inference_mode():
-        out = torch.stack([member(state) for member in list(model.members)[::2]])
+        out = torch.stack([member(state) for member in model.members])
         return (out * model.deviation + model.mean).mean(dim=0)[0].double().numpy()
 
 

@@ -12,6 +12,7 @@ from crumple.diffusion.designer import (
     DesignModel,
     noise,
 )
+from crumple.diffusion.optimiser import Muon
 from crumple.diffusion.pairs import Examples, Pairs
 from crumple.diffusion.response import (
     ResponseProblem,
@@ -20,7 +21,7 @@ from crumple.diffusion.response import (
     load_response,
     to_logarithmic,
 )
-from crumple.diffusion.training import build_optimizer, update_average
+from crumple.diffusion.training import update_average
 from crumple.layout import CURVE_STRAIN, FRAME_STRAIN
 from crumple.library import packaged, read_library
 from crumple.metrics import CAUTION, frame_stress, nrmse
@@ -47,8 +48,7 @@ def trained(problem, steps, batch, rate):
     """Train a problem by the parts of the loop, without its files; return the average."""
     torch.manual_seed(0)
     network, average = problem.build(), problem.build()
-    settings = Config.model_validate({"training": {"learning_rate": rate}}).training
-    optimizer = build_optimizer(network, settings)
+    optimizer = Muon(network, rate, weight_decay=0.01)
     for step in range(steps):
         loss = problem.loss(network, range(step * batch, (step + 1) * batch)).mean()
         optimizer.zero_grad()

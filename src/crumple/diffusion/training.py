@@ -32,6 +32,7 @@ from crumple.atomic import is_finished, resumable_folder, save_text, scratch
 from crumple.config import Optimisation
 from crumple.diffusion import checkpoint
 from crumple.diffusion.checkpoint import CONSTANT, LATEST, STATS, TENSORBOARD, Progress, Stateful
+from crumple.diffusion.optimiser import Muon
 from crumple.diffusion.precision import resolve
 from crumple.diffusion.schedule import decay_start, ema_decay, learning_rate
 from crumple.errors import UserError
@@ -214,7 +215,8 @@ def training_loop(
     if settings.compile == "yes" or (settings.compile == "auto" and device.type == "cuda"):
         network.compile()
         average.compile()
-    wrapped, optimizer = accelerator.prepare(network, build_optimizer(network, settings))
+    optimizer = Muon(network, settings.learning_rate, settings.weight_decay)
+    wrapped, optimizer = accelerator.prepare(network, optimizer)
     progress = Progress(losses=torch.zeros(2, device=device))
     contents: dict[str, Stateful] = {
         "progress": progress,
@@ -382,17 +384,6 @@ def micro_batches(settings: Optimisation, processes: int, section: str) -> tuple
         )
     size = max(n for n in range(1, min(settings.micro_batch, share) + 1) if share % n == 0)
     return size, share // size
-
-
-def build_optimizer(network: nn.Module, settings: Optimisation) -> torch.optim.Optimizer:
-    """Return AdamW with decay on matrices and convolutions, not on gains, biases and tokens."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.99))
 
 
 @torch.no_grad()

@@ -84,8 +84,7 @@ def jacobian(model: ResponseModel, quarter: NDArray, weight: NDArray) -> NDArray
     """
     rows = torch.from_numpy(components(np.diag(weight)).T).float().to(model.mean) * model.deviation
     state = encode_quarters(quarter[None]).to(model.mean).repeat(SHAPES, 1, 1, 1).requires_grad_()
-    # half of the members: a gradient costs as much as twenty predictions
-    members = cast(list[QuarterRegressor], list(model.members))[::2]
+    members = cast(list[QuarterRegressor], list(model.members))
     total = sum((member(state) * rows).sum() for member in members) / len(members)
     (gradient,) = torch.autograd.grad(cast(torch.Tensor, total), state)
     pixels = gradient[:, 0].cpu().double().numpy() * SCALE

@@ -119,3 +119,13 @@ def test_weights_without_a_gradient_stay():
     Muon(model, learning_rate=0.01, weight_decay=0.1).step()
     moved = {name for name, w in model.state_dict().items() if not torch.equal(w, before[name])}
     assert moved == {"0.weight", "0.bias", "4.weight", "4.bias"}
+
+
+def test_the_state_of_another_optimiser_is_refused():
+    """One of as many groups: it would be taken for ours, and its moments for other weights'."""
+    model = network()
+    groups = [{"params": list(layer.parameters())} for layer in (model[0], model[2], model[4])]
+    muon = Muon(model, learning_rate=0.01, weight_decay=0.1)
+    assert len(groups) == len(muon.param_groups)
+    with pytest.raises(ValueError, match="another optimiser"):
+        muon.load_state_dict(torch.optim.AdamW(groups).state_dict())

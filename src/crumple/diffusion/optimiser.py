@@ -77,6 +77,13 @@ class Muon(torch.optim.Optimizer):
             move(weights, group["lr"])
         return None
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; raise ValueError where it isn't one of this optimiser."""
+        groups = [group.get("orthogonal") for group in state_dict["param_groups"]]
+        if groups != [group["orthogonal"] for group in self.param_groups]:
+            raise ValueError("it is the state of another optimiser")
+        super().load_state_dict(state_dict)
+
     def _orthogonal(self, weights: list[Tensor], rate: float) -> None:
         """Move matrices; those of one shape together."""
         alike: dict[Any, list[Tensor]] = defaultdict(list)

@@ -425,7 +425,7 @@ def test_two_processes_train_like_one(trained, settings, manifest, tmp_path):
 def test_two_processes_continue_what_one_began(trained, settings, manifest, tmp_path):
     out = tmp_path / "model"
     short = settings.training.model_copy(update={"steps": 3, "decay": 0.0})
-    spacetime.train(settings.model_copy(update={"training": short}), manifest, out)
+    run(settings.model_copy(update={"training": short}), manifest, out)  # with as many threads
     run(settings, manifest, out, "--processes", "2")
     for one, two in zip(stats(trained), stats(out), strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)

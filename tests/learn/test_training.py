@@ -19,7 +19,7 @@ from torch import nn
 
 from crumple import seeds
 from crumple.config import Config, Optimisation, Training
-from crumple.diffusion import schedule, spacetime, training
+from crumple.diffusion import schedule, training
 from crumple.diffusion.model import load_model
 from crumple.diffusion.precision import resolve
 from crumple.errors import UserError

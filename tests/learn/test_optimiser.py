@@ -53,6 +53,25 @@ def test_a_step_of_a_matrix_is_the_orthogonal_one_next_to_its_gradient():
     assert move.square().mean().sqrt().item() == pytest.approx(0.01 * SIZE, rel=0.15)
 
 
+def test_matrices_follow_the_muon_of_torch():
+    """Independent code, for two dimensions; its iterations are in bf16."""
+    torch.manual_seed(0)
+    ours = nn.Linear(60, 24, bias=False)
+    theirs, start = copy.deepcopy(ours), ours.weight.detach().clone()
+    muon = Muon(ours, learning_rate=0.01, weight_decay=0.1)
+    reference = torch.optim.Muon(
+        theirs.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(4):
+        ours.weight.grad = torch.randn(24, 60)
+        theirs.weight.grad = ours.weight.grad.clone()
+        muon.step()
+        reference.step()
+    moved = (theirs.weight - start).norm()
+    assert (ours.weight - theirs.weight).norm() < 0.02 * moved
+    assert moved > 0.01
+
+
 def test_other_weights_follow_adamw():
     """Reference: torch's own, on the thin convolution, the thin layer and the biases."""
     ours, theirs = network(), network()

@@ -4,6 +4,8 @@ The momentum of a matrix is replaced by the orthogonal matrix next to it, so tha
 few samples ask for are followed as far as the common ones (Jordan et al., Muon, 2024). A
 convolution is a matrix from all that it sees to its channels. Steps are scaled to the size that
 those of AdamW have (Liu et al., arXiv:2502.16982, eq. 4), so that both share a rate and a decay.
+
+PyTorch's own Muon takes weights of two dimensions alone, and fp16 allows one optimiser per step.
 """
 
 from __future__ import annotations
@@ -142,7 +144,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     Newton-Schulz iterations X <- (a + b X X^T + c (X X^T)^2) X. Only the small matrix X X^T takes
     part in them, and the product of the brackets is applied to X in the end.
     """
-    x = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     square = x @ x.mT
     a, b, c = QUINTIC
@@ -153,4 +156,4 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         product = bracket @ product
         square = bracket @ square @ bracket
     x = product @ x
-    return x.mT if matrices.shape[-2] > matrices.shape[-1] else x
+    return x.mT if tall else x

@@ -80,8 +80,8 @@ ReturnToService=2
 InactiveLimit=0
 KillWait=30
 MinJobAge=300
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=8000 State=UNKNOWN
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=8000 State=UNKNOWN
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=17001 CPUs=2 RealMemory=16000 State=UNKNOWN
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=17002 CPUs=2 RealMemory=16000 State=UNKNOWN
 PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=2-00:00:00 State=UP
 CONF
   start munged setpriv --reuid munge --regid munge --clear-groups munged --foreground

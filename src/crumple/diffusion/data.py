@@ -10,6 +10,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from io import FileIO
+from mmap import PAGESIZE, mmap
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -200,7 +202,9 @@ class SampleFile:
     """Samples in a file, read one by one.
 
     Where a file is larger than the memory, a sample of the mapped file costs a fault for each of
-    its pages, which takes five times the processor time of reading it (`benchmarks/scale.py`).
+    its pages, which takes many times the processor time of reading it. Reading costs most of its
+    time for finding room in the memory; so when a sample that was read has been driven out of
+    it, what isn't in memory is read past the operating system's cache (`benchmarks/scale.py`).
 
     Parameters
     ----------
@@ -213,8 +217,14 @@ class SampleFile:
     def __init__(self, mapped: np.memmap, first: int) -> None:
         self._file = open(str(mapped.filename), "rb", buffering=0)
         os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        self._buffer = np.empty(mapped.shape[1:], mapped.dtype)
-        self._start = mapped.offset + first * self._buffer.nbytes
+        self._shape, self._type = mapped.shape[1:], mapped.dtype
+        self._size = mapped[:1].nbytes
+        self._start = mapped.offset + first * self._size
+        # Direct reads are of whole pages into whole pages: the sample's, and one for its offset.
+        self._pages = mmap(-1, PAGESIZE * (self._size // PAGESIZE + 2))
+        self._was_read = np.zeros(len(mapped) - first, bool)
+        self._direct = _direct_reads(self._file.name)
+        self.driven_out = False  # samples that had been read
 
     def __getitem__(self, row: int) -> Tensor:
         """Return a sample, until the next one is asked for.
@@ -224,11 +234,39 @@ class SampleFile:
         UserError
             When the file has been cut off meanwhile.
         """
-        size = self._buffer.nbytes
-        got = os.preadv(self._file.fileno(), [self._buffer.data], self._start + row * size)
-        if got != size:
+        start, size = self._start + row * self._size, self._size
+        page, shift = divmod(start, PAGESIZE)
+        whole = memoryview(self._pages)[: -(-(shift + size) // PAGESIZE) * PAGESIZE]
+        sample = whole[shift : shift + size]
+        got = 0
+        if self._direct is not None and not self.driven_out and self._was_read[row]:
+            got = self._from_memory(sample, start)
+            self.driven_out = got < size
+        if got < size and self._direct is not None and self.driven_out:
+            got = os.preadv(self._direct.fileno(), [whole], page * PAGESIZE) - shift
+        elif got < size:
+            got = os.preadv(self._file.fileno(), [sample], start)
+        if got < size:
             raise UserError(f"{self._file.name} ends before its sample {row}: train again")
-        return torch.from_numpy(self._buffer)
+        self._was_read[row] = True
+        return torch.from_numpy(np.frombuffer(sample, self._type).reshape(self._shape))
+
+    def _from_memory(self, sample: memoryview, start: int) -> int:
+        """Read what the operating system has in memory; all where it cannot tell."""
+        try:
+            return os.preadv(self._file.fileno(), [sample], start, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return os.preadv(self._file.fileno(), [sample], start)
+
+
+def _direct_reads(path: str) -> FileIO | None:
+    """Open a file for reads past the operating system's cache, where its file system has them."""
+    try:
+        return FileIO(path, opener=lambda name, flags: os.open(name, flags | os.O_DIRECT))
+    except OSError:
+        return None
 
 
 class Samples:

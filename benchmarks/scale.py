@@ -168,9 +168,9 @@ def memory_limit(megabytes: int) -> Iterator[Path]:
 
 
 def master(folder: Path) -> None:
-    """Snakemake with 1,000 pretended cores: one, four and a quarter of a shard as one job."""
+    """Snakemake with 1,000 pretended cores: one, eight and a quarter of a shard as one job."""
     grouped = pretended_run(folder / "grouped")
-    pretended_run(folder / "fours", "--group-components", "shard=4", "--jobs", str(CORES // 4))
+    pretended_run(folder / "eights", "--group-components", "shard=8", "--jobs", str(CORES // 8))
     alone = [f"{rule}={rule}" for rule in RULES]
     pretended_run(folder / "ungrouped", "--groups", *alone, designs=100 * SHARD_SIZE)
     used = measure(snakemake("-n"), grouped)

@@ -124,6 +124,14 @@ def planned(folder, *changes, targets=("all",), preset="toy"):
     return {rule: count for rule, count in jobs.items() if rule not in ("all", "total")}
 
 
+def test_no_try_asks_for_more_than_twice_the_memory():
+    source = (ROOT / "workflow/rules/common.smk").read_text()
+    names: dict = {}
+    exec(source[source.index("def memory(") : source.index("def minutes(")], names)
+    asked = [names["memory"](1000)(None, attempt) for attempt in (1, 2, 3, 20)]
+    assert asked == [1000, 2000, 2000, 2000]
+
+
 def test_running_again_does_nothing(run):
     assert planned(run) == {}
 

@@ -153,10 +153,14 @@ def name_of_goal(wildcards):
 
 
 def memory(megabytes):
-    """Return a function that asks for more memory each time a job is tried again."""
+    """Return a function that asks for twice the memory when a job is tried again.
+
+    No more than that: a training has as many tries as time limits, and no node has the memory of
+    the last.
+    """
 
     def mem_mb(wildcards, attempt):
-        return megabytes * attempt
+        return megabytes * min(attempt, 2)
 
     return mem_mb
 

@@ -25,6 +25,7 @@ from crumple.goals import file_name, read_goals
 from crumple.layout import CURVE_STRAIN
 from crumple.library import Library, read_library, save_library
 from crumple.provenance import hash_designs
+from crumple.results import HELD_OUT
 from crumple.search.design import run
 from crumple.search.history import History
 from crumple.search.rounds import GoalSearch, Sources
@@ -49,7 +50,7 @@ def without_held_out(folder: Path, count: int) -> tuple[Path, Path]:
     lines = ["target," + ",".join(f"{strain:.4f}" for strain in CURVE_STRAIN)]
     for row in held[:count]:
         stress = ",".join(f"{value:.6g}" for value in library.curve_stress[row])
-        lines.append(f"held out {library.index[row]},{stress}")
+        lines.append(f"{HELD_OUT}{library.index[row]:06d},{stress}")
     (folder / "held_out.csv").write_text("\n".join(lines) + "\n")
     return folder / "held_out.csv", folder / "known.npz"
 

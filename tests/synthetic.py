@@ -285,7 +285,7 @@ def write_rounds(
 def write_winner(folder: Path, goal, rounds, plastic_strain: float = 0.8) -> Path:
     """What `crumple winner` leaves, without the finite elements: pixels that are pressed flat."""
     history = read_history(rounds)
-    chosen = choice.choose(history)
+    chosen = choice.choose(history, choice.contenders(history, 0.01)[0])
     for number, place in enumerate(chosen):
         part = folder / (result.runner_up(number) if number else result.WINNER)
         cell = designs.mirror(history.quarter[place])

@@ -542,6 +542,12 @@ def _add_winner(commands) -> None:
     help = "side of a cell, for the exports; by default that of the goal, or 10 mm"
     parser.add_argument("--cell-size", metavar="MM", help=help)
     _add_block(parser)
+    _add_tolerance(parser)
+
+
+def _add_tolerance(parser: argparse.ArgumentParser) -> None:
+    help = "error at which the goal counts as met; default 0.01"
+    parser.add_argument("--tolerance", type=float, default=0.01, help=help)
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
@@ -560,8 +566,17 @@ def _winner(args: argparse.Namespace) -> None:
     size = _millimetres("--cell-size", args.cell_size) if args.cell_size else None
     thickness = _millimetres("--thickness", args.thickness) if args.thickness else None
     tiles = parse_tiles(args.tiles)
-    config, rounds = _settings(args), args.rounds
-    write_winner(config, rounds, args.targets, args.goal, args.out, size, thickness, tiles)
+    write_winner(
+        _settings(args),
+        args.rounds,
+        args.targets,
+        args.goal,
+        args.out,
+        args.tolerance,
+        size,
+        thickness,
+        tiles,
+    )
 
 
 def _add_design_page(commands) -> None:
@@ -572,8 +587,7 @@ def _add_design_page(commands) -> None:
     parser.add_argument("--winner", type=Path, required=True, metavar="FOLDER", help=help)
     help = "file of `crumple library`, whose best match is shown; default: that of the package"
     parser.add_argument("--library", type=Path, metavar="FILE", help=help)
-    help = "error at which the goal counts as met; default 0.01"
-    parser.add_argument("--tolerance", type=float, default=0.01, help=help)
+    _add_tolerance(parser)
     parser.add_argument("--out", type=Path, required=True, help="where the page goes (html)")
     parser.set_defaults(handler=_design_page)
 

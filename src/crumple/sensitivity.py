@@ -213,6 +213,11 @@ def simulate_all(config: Config, cell: NDArray, design: Path) -> list[Outcome]:
     return outcomes
 
 
+def simulate_finer(config: Config, cell: NDArray, design: Path) -> Outcome:
+    """Simulate a design on a finer mesh; parameters as in :func:`simulate_variants`."""
+    return next(simulate_variants(cell, variants(config)[1:2], design))
+
+
 def write_outcomes(
     folder: Path, outcomes: Sequence[Outcome], goals: Sequence[Goal]
 ) -> pd.DataFrame:

@@ -47,28 +47,36 @@ def test_runners_up_differ_in_shape(tmp_path):
     first, second, third, far = QUARTERS
     quarters = [second, changed(first, 100), first, first[::-1], third, far]
     found = history(tmp_path, quarters, [1.02, 1.015, 1.01, 1.012, 0.96, 1.3])
-    assert choice.choose(found) == [2, 0, 4]
-    assert choice.choose(found, runners_up=1) == [2, 0]
+    assert choice.choose(found, 2) == [2, 0, 4]
+    assert choice.choose(found, 2, runners_up=1) == [2, 0]
+    assert choice.choose(found, 3) == [3, 0, 4]
 
 
 def test_a_far_winner_has_far_runners_up(tmp_path):
     found = history(tmp_path, QUARTERS, [1.1, 1.29, 1.31, np.nan])
-    assert choice.choose(found) == [0, 1]
+    assert choice.choose(found, 0) == [0, 1]
 
 
 def test_limits_come_before_errors(tmp_path):
     violation = np.array(["too thin", "", "too thin", ""])
     found = history(tmp_path / "some", QUARTERS, [1.0, 1.03, 1.01, 1.04], violation=violation)
-    assert choice.choose(found) == [1, 3]
+    assert choice.contenders(found, 0.05) == [1, 3] and choice.choose(found, 1) == [1, 3]
     violation = np.full(4, "too thin")
     found = history(tmp_path / "all", QUARTERS, [1.02, 1.0, 1.3, 1.3], violation=violation)
-    assert choice.choose(found) == [1, 0]
+    assert choice.contenders(found, 0.05) == [1, 0] and choice.choose(found, 1) == [1, 0]
+
+
+def test_designs_are_as_good_as_the_best_that_meet_the_goal_or_are_alike(tmp_path):
+    found = history(tmp_path, [*QUARTERS, *QUARTERS], [1.03, 1.012, 1.04, 1.01] + [1.03] * 4)
+    assert choice.contenders(found, 0.005) == [3, 1]  # 1.2 times as far, the next three times
+    assert choice.contenders(found, 0.011) == [3]
+    assert choice.contenders(found, 0.035) == [3, 1, 0, 4, 5, 6]  # at most six
 
 
 def test_without_any_curve_nothing_is_chosen(tmp_path):
     found = history(tmp_path, QUARTERS, [np.nan] * 4)
     with pytest.raises(UserError, match="none of the 4 designs of the search could be simulated"):
-        choice.choose(found)
+        choice.contenders(found, 0.01)
 
 
 def test_one_of_several_goals_is_named(tmp_path):

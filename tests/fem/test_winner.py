@@ -1,6 +1,9 @@
 """The best designs of a search, simulated again with everything that is wanted of them."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 import synthetic
@@ -13,6 +16,7 @@ from crumple.fem.compression import compress
 from crumple.goals import Measures, largest_plastic_strain, read_goals
 from crumple.layout import FRAME_STRAIN
 from crumple.search import result, winner
+from crumple.search.history import read_history
 from crumple.sensitivity import variants
 from crumple.simulation import mesh_design
 
@@ -44,13 +48,17 @@ def search(simulations, tmp_path_factory):
     return folder, ["--targets", str(folder / "mine.yaml"), "--rounds", *map(str, rounds)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fewer_variants():
+def variants_of_the_tests():
     """Three of nine; what they are is tested elsewhere."""
     finer = COARSE.model_copy(
         update={"mesh": COARSE.mesh.model_copy(update={"element_size": 0.016})}
     )
-    some = [variants(COARSE)[0], sensitivity.Variant("finer mesh", finer), variants(COARSE)[2]]
+    return [variants(COARSE)[0], sensitivity.Variant("finer mesh", finer), variants(COARSE)[2]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_variants():
+    some = variants_of_the_tests()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sensitivity, "variants", lambda config: some)
         yield
@@ -80,6 +88,32 @@ def test_the_designs_are_those_of_the_search(finished, simulations, search):
         part = finished / (result.runner_up(number) if number else "winner")
         assert np.array_equal(read_design(part / "design.png"), designs.mirror(QUARTERS[index]))
         assert one["curve_stress"] == pytest.approx(simulations[index]["curve_stress"], rel=1e-9)
+
+
+def test_a_finer_mesh_decides_between_designs_that_are_as_good(search, tmp_path, monkeypatch):
+    folder, shared = search
+    goal = read_goals([folder / "mine.yaml"])[0]
+    history = read_history([Path(path) for path in shared[3:]])
+    path = tmp_path / "finer_mesh.csv"
+    chosen = winner._winner(COARSE, history, [1, 0], goal, path)
+    errors = []
+    for quarter in (QUARTERS[1], QUARTERS[0]):
+        mesh = mesh_design(variants_of_the_tests()[1].config, designs.mirror(quarter), "mine")
+        errors.append(goal.error(compress(mesh.nodes, mesh.cells, COARSE)["curve_stress"]))
+    table = pd.read_csv(path)
+    assert table["design"].tolist() == [1, 0]
+    assert table["error"].to_numpy() == pytest.approx(history.error[[1, 0]])
+    assert table["error_finer_mesh"].to_numpy() == pytest.approx(np.array(errors), rel=1e-9)
+    assert chosen == [1, 0][int(np.argmin(errors))]
+
+    def never(*arguments):
+        raise AssertionError
+
+    monkeypatch.setattr(winner, "simulate_finer", never)
+    for errors, best in (([0.2, 0.1], 0), ([0.1, 0.2], 1), ([np.nan, 0.1], 0), ([np.nan] * 2, 1)):
+        table.assign(error_finer_mesh=errors).to_csv(path, index=False)  # what was done is kept
+        assert winner._winner(COARSE, history, [1, 0], goal, path) == best
+    assert winner._winner(COARSE, history, [1], goal, tmp_path / "none.csv") == 1
 
 
 def test_fields_are_those_of_the_simulation(finished, simulations):

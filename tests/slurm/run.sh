@@ -11,8 +11,9 @@ start_cluster
 sinfo
 
 PATH=$PWD/.venv/bin:$PATH
-# The nodes have two cores; train and generate ask for more where there are more.
-toy=(--profile slurm --configfile workflow/presets/toy.yaml --set-threads train=2 generate=2)
+# The nodes have two cores; these rules ask for eight.
+toy=(--profile slurm --configfile workflow/presets/toy.yaml
+  --set-threads train=2 train_designer=2 train_response=2 generate=2)
 rm -rf results/toy
 snakemake "${toy[@]}" "$@" &
 master=$!

@@ -102,12 +102,14 @@ rule winner:
         runtime=30,
     params:
         config=settings("winner"),
+        tolerance=CONFIG.search.tolerance,
         name=name_of_goal,
     message:
         "simulate the best designs for {wildcards.goal} again: fields, sensitivity, exports"
     shell:
         "fem winner --config {params.config:q} --rounds {input.results}"
-        " --targets {input.goals:q} --goal {params.name:q} --out {output} &> {log}"
+        " --targets {input.goals:q} --goal {params.name:q} --tolerance {params.tolerance}"
+        " --out {output} &> {log}"
 
 
 rule design_page:

@@ -76,6 +76,7 @@ def show(
     """Simulate the best designs again, with all that is wanted of them, and write the page."""
     rounds = sorted(folder.glob("rounds/*/results.npz"))
     result, name = folder / "result", search.goal.name
+    tolerance, page = search.config.search.tolerance, folder / "index.html"
     files: list[str | Path] = [
         "--rounds",
         *rounds,
@@ -85,9 +86,10 @@ def show(
         name,
         "--out",
         result,
+        "--tolerance",
+        str(tolerance),
     ]
     run_finite_elements("winner", ["--config", search.config.model_dump_json(), *files], log)
-    tolerance, page = search.config.search.tolerance, folder / "index.html"
     write_design_page(rounds, goals, name, result, sources.library, tolerance, page)
 
 

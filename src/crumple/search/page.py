@@ -30,7 +30,7 @@ from crumple.report.panes import Picture
 from crumple.report.pictures import design_uri
 from crumple.report.tables import Column, Entry, Table, plain
 from crumple.report.words import GAP, percent, title
-from crumple.search.choice import DIFFERENT, NEAR, TIMES, difference
+from crumple.search.choice import ALIKE, CONTENDERS, DIFFERENT, NEAR, TIMES, difference
 from crumple.search.drawing import (
     STRAIN_STOPS,
     Legend,
@@ -414,6 +414,8 @@ def method(found: Found) -> dict[str, Any]:
         "facts": facts,
         "different": percent(DIFFERENT, 0),
         "times": f"{TIMES:g}",
+        "alike": f"{ALIKE:g}",
+        "contenders": CONTENDERS,
         "near": percent(NEAR, 0),
         "peaks": percent(PEAKS),
         "cell_size": f"{size['cell_size']:g}",

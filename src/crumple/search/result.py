@@ -3,6 +3,7 @@
 ::
 
     made_by.json             settings, versions, hashes (:class:`WinnerRecord`)
+    finer_mesh.csv           errors of the designs of which one has become the winner
     winner/design.png        the design; `crumple simulate-one` and others take it
     winner/fields.npz        what its page shows (:data:`FIELDS`)
     winner/curve.csv ...     what `crumple simulate-one` writes
@@ -25,6 +26,7 @@ from crumple.readers import Array, Schema, read_json, read_npz
 
 ADVICE = "make it again with `crumple winner`"
 WINNER, SENSITIVITY, EXPORTS = "winner", "sensitivity", "exports"
+FINER_MESH, FINER_ERROR = "finer_mesh.csv", "error_finer_mesh"
 TABLE, CURVES = "sensitivity.csv", "curves.csv"
 DESIGN, FIELDS_FILE = "design.png", "fields.npz"
 FRAMES = len(FRAME_STRAIN)

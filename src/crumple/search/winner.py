@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,18 +28,20 @@ from crumple.goals import Goal, measure
 from crumple.progress import progress
 from crumple.provenance import PHYSICS, fingerprint, read_record, require_settings, stages_of
 from crumple.readers import read_npz
-from crumple.search.choice import choose, goal_hash, one_goal
+from crumple.search.choice import choose, contenders, goal_hash, one_goal
 from crumple.search.history import RESULTS, History, read_history
 from crumple.search.result import (
     DESIGN,
     EXPORTS,
     FIELDS_FILE,
+    FINER_ERROR,
+    FINER_MESH,
     SENSITIVITY,
     WINNER,
     nodal_means,
     runner_up,
 )
-from crumple.sensitivity import simulate_all, write_outcomes
+from crumple.sensitivity import simulate_all, simulate_finer, write_outcomes
 from crumple.simulation import mesh_design, simulate_design
 
 CELL_SIZE = 10.0  # mm, where neither the user nor the goal says how large a cell is
@@ -58,11 +61,15 @@ def write_winner(
     targets: Sequence[Path],
     goal_name: str | None,
     out: Path,
+    tolerance: float,
     cell_size: float | None = None,
     thickness: float | None = None,
     tiles: Tiles = Tiles(1, 1),  # noqa: B008
 ) -> None:
     """Simulate the best designs of a search again, and write what people want of them.
+
+    The winner is the one with the least error on a finer mesh among those that are as good as the
+    best one (:func:`crumple.search.choice.contenders`).
 
     Parameters
     ----------
@@ -75,6 +82,8 @@ def write_winner(
         What was searched for, as for :func:`crumple.search.choice.one_goal`.
     out
         Folder; see :mod:`crumple.search.result`.
+    tolerance
+        Error at which the goal counts as met.
     cell_size, thickness
         Of the exports, mm. By default the cell of the goal, or of 10 mm, and as thick as long.
     tiles
@@ -89,16 +98,17 @@ def write_winner(
     settings = stages_of(config, PHYSICS)
     _require_physics(rounds, settings)
     history = read_history(rounds)
-    chosen = choose(history)
+    places = contenders(history, tolerance)
     size = cell_size or goal.cell_size or CELL_SIZE
     made = {"cell_size": size, "thickness": thickness or size, "tiles": list(tiles)}
     record = {
         "stage": "winner",
-        "settings": settings | {"export": made},
+        "settings": settings | {"export": made, "choice": {"tolerance": tolerance}},
         "inputs": {"rounds": fingerprint(rounds), "goal": goal_hash(goal)},
         "versions": versions(),
     }
     with resumable_folder(out, record) as folder:
+        chosen = choose(history, _winner(config, history, places, goal, folder / FINER_MESH))
         pieces = _pieces(config, history, chosen, goal, folder, made)
         for piece in progress(pieces, len(pieces), f"winner of {goal.name}", "piece"):
             if not piece.done.exists():
@@ -113,6 +123,29 @@ def _require_physics(rounds: Sequence[Path], settings: Mapping[str, Any]) -> Non
         if len(results["index"]):
             record = read_record(results["made_by"], path, RESULTS.advice)
             require_settings(record, settings, path)
+
+
+def _winner(config: Config, history: History, places: Sequence[int], goal: Goal, path: Path) -> int:
+    """Return the place of the design with the least error on a finer mesh; write all of them.
+
+    The best design of the search wins where it is alone, or none can be simulated.
+    """
+    if len(places) == 1:
+        return places[0]
+    if not path.exists():
+        stress = []
+        for place in progress(places, len(places), f"finer mesh, {goal.name}"):
+            cell, name = mirror(history.quarter[place]), Path(f"design {history.index[place]}")
+            stress.append(simulate_finer(config, cell, name).stress)
+        columns = {
+            "design": history.index[list(places)],
+            "error": history.error[list(places)],
+            FINER_ERROR: goal.error(np.array(stress)),
+        }
+        with atomic_path(path) as temporary:
+            pd.DataFrame(columns).to_csv(temporary, index=False, lineterminator="\n")
+    error = pd.read_csv(path)[FINER_ERROR].fillna(np.inf)
+    return places[int(np.argmin(error))]
 
 
 def _pieces(

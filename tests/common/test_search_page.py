@@ -42,9 +42,9 @@ def test_a_goal_that_is_met(tmp_path, capsys):
     text, said = written(tmp_path, capsys)
     assert said == f"mine: met; {tmp_path / 'index.html'}\n"
     assert lede(text) == (
-        "The best design misses the goal by 0.20 %, within the tolerance of 1.00 %, which was "
+        "The winner misses the goal by 0.20 %, within the tolerance of 1.00 %, which was "
         "reached after 5 simulations. The nearest design of the library misses it by 6.70 %. On a "
-        "finer mesh the best design misses it by 0.80 %."
+        "finer mesh the winner misses it by 0.80 %."
     )
     assert '<span class="tag good">goal met</span>' in text
     assert text.count('<button type="button" role="tab"') == 4 == text.count('role="tabpanel"')
@@ -59,7 +59,7 @@ def test_a_goal_that_is_not_met(tmp_path, capsys):
     text, said = written(tmp_path, capsys, options=["--tolerance", "0.001"])
     assert said.startswith("mine: not met;")
     assert lede(text).startswith(
-        "The goal is not met: the best of 7 simulated designs misses it by 0.20 %, the tolerance "
+        "The goal is not met: the winner of 7 simulated designs misses it by 0.20 %, the tolerance "
         "is 0.10 %."
     )
     assert '<span class="tag bad">goal not met</span>' in text and "goal met</span>" not in text

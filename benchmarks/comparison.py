@@ -1,7 +1,7 @@
-"""Model alone, search without and with the design model: simulations and CPU minutes to an error.
+r"""Model alone, search without and with the design model: simulations and CPU minutes to an error.
 
-    .venv/bin/python benchmarks/comparison.py FOLDER --alone results/RUN --searches both alone \
-        --drawing 8 --own 0.4
+    .venv/bin/python benchmarks/comparison.py FOLDER --alone results/RUN --searches both \
+        --drawing 26 --own 0.38
 
 FOLDER holds searches of benchmarks/search.py, in a folder of their own each, and RUN candidates of
 the model for the same targets, all of them simulated (docs/design.md has the commands). The
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--alone", type=Path, required=True, help="run of the model alone")
-    parser.add_argument("--searches", nargs="+", default=["."], help="folders in FOLDER")
+    parser.add_argument("--searches", nargs="+", required=True, help="folders in FOLDER")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--drawing", type=float, required=True, help="CPU s per target")
     parser.add_argument("--own", type=float, required=True, help="CPU s per simulation")
@@ -103,11 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for group, goals, known in (("held out", held_out, first / "known.npz"), ("hard", hard, None)):
         show(f"{group}: model", [model_alone(args.alone, goal, args.drawing) for goal in goals])
         for name in args.searches:
-            folders = [args.folder / name / f"seed-{seed}" for seed in args.seeds]
-            found = chain.from_iterable(
-                [searched(folder, goal, args.own) for goal in goals] for folder in folders
-            )
-            show(f"{group}: search {name}", list(found))
+            places = [args.folder / name / f"seed-{seed}" for seed in args.seeds]
+            found = [searched(place, goal, args.own) for place in places for goal in goals]
+            show(f"{group}: search {name}", found)
         curves = read_library(known).curve_stress
         match = 100 * np.array([goal.error(curves).min() for goal in goals])
         print(f"{group}: best match, % {np.round(match, 1)}, median {np.median(match):.1f}")

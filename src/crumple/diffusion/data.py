@@ -239,10 +239,10 @@ class SampleFile:
         whole = memoryview(self._pages)[: -(-(shift + size) // PAGESIZE) * PAGESIZE]
         sample = whole[shift : shift + size]
         got = 0
-        if self._direct is not None and not self.driven_out and self._was_read[row]:
+        if self._was_read[row] and not self.driven_out:
             got = self._from_memory(sample, start)
             self.driven_out = got < size
-        if got < size and self._direct is not None and self.driven_out:
+        if got < size and self.driven_out and self._direct is not None:
             got = os.preadv(self._direct.fileno(), [whole], page * PAGESIZE) - shift
         elif got < size:
             got = os.preadv(self._file.fileno(), [sample], start)

@@ -59,9 +59,7 @@ def search(goals: Path, library: Path | None, name: str, seed: int, args) -> str
     """Search once; return a row of the table."""
     settings = {"seed": seed, "search": {"budget": args.budget, "tolerance": 0.0}}
     config = load_config(json.dumps(settings))
-    found = GoalSearch(config, Sources(library, None, None), [goals], name)
-    if args.without_designer:
-        found.designer = None
+    found = GoalSearch(config, Sources(library, None), [goals], name)
     folder = args.folder / f"seed-{seed}" / file_name(name)
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -97,7 +95,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=int, default=200, help="simulations; default 200")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--without-designer", action="store_true", help="draw no designs")
     args = parser.parse_args(arguments)
     args.folder.mkdir(parents=True, exist_ok=True)
     held_out, known = without_held_out(args.folder, args.held_out)

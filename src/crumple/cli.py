@@ -692,8 +692,6 @@ def _add_goals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--library", type=Path, metavar="FILE", help=help)
     help = "forward model: folder of `crumple train-response`; default: the package's"
     parser.add_argument("--response", type=Path, metavar="FOLDER", help=help)
-    help = "design model: folder of `crumple train-designer`; default: the package's"
-    parser.add_argument("--designer", type=Path, metavar="FOLDER", help=help)
 
 
 def _design(args: argparse.Namespace) -> None:
@@ -709,7 +707,7 @@ def _design(args: argparse.Namespace) -> None:
     config = load_config(*args.config, json.dumps(given))
     processes = args.processes or len(os.sched_getaffinity(0))
     out = args.out or Path(f"{args.goals[0].stem}_design")
-    sources = Sources(args.library, args.response, args.designer)
+    sources = Sources(args.library, args.response)
     design(config, args.goals, sources, out, processes)
 
 
@@ -725,7 +723,7 @@ def _add_propose(commands) -> None:
 def _propose(args: argparse.Namespace) -> None:
     from crumple.search.rounds import GoalSearch, Sources
 
-    sources = Sources(args.library, args.response, args.designer)
+    sources = Sources(args.library, args.response)
     search = GoalSearch(_settings(args), sources, args.goals, args.name)
     search.propose(args.results, args.out)
 

@@ -329,9 +329,6 @@ class Optimisation(Section):
     precision: Precision = Field(
         "auto", description="of autocast; auto: bf16 where the hardware multiplies in it, else fp32"
     )
-    compile: Literal["auto", "yes", "no"] = Field(
-        "auto", description="torch.compile; auto: on a GPU"
-    )
     checkpoint_minutes: float = Field(15, gt=0, le=100_000, description="time between checkpoints")
     log_every: int = Field(50, ge=1, le=10**9, description="steps between lines of stats.jsonl")
     validate_every: int = Field(1000, ge=1, le=10**9, description="steps between validation losses")
@@ -362,6 +359,9 @@ class Denoising(Optimisation):
 class Training(Denoising):
     """Training of the space-time model (Karras et al. 2022)."""
 
+    compile: Literal["auto", "yes", "no"] = Field(
+        "auto", description="torch.compile, which takes minutes; auto: on a GPU"
+    )
     known_design: float = Field(
         1.0,
         ge=0,
@@ -715,8 +715,8 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": (),
     "report": (),
     "propose": (
-        *("seed", "designs.side_fraction", "designs.islands", "mesh", "material", "contact"),
-        *("loading", "generation"),
+        *("seed", "designs.side_fraction", "designs.islands"),
+        *("mesh", "material", "contact", "loading"),
         *(
             f"search.{name}"
             for name in ("budget", "batch", "shard_size", "screened", "generations")
@@ -734,10 +734,11 @@ OPERATION = (
         f"{section}.{name}"
         for section in ("training", "designer_training", "response_training")
         for name in (
-            *("micro_batch", "compile", "checkpoint_minutes"),
+            *("micro_batch", "checkpoint_minutes"),
             *("log_every", "validate_every", "validation_samples"),
         )
     ),
+    "training.compile",
     "generation.batch",
     "search.budget",  # says when a search ends, not what it does until then
 )

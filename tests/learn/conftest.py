@@ -22,6 +22,7 @@ SETTINGS = {
         "validate_every": 3,
         "validation_samples": 2,
         "precision": "fp32",
+        "compile": "no",  # takes minutes where there is a GPU
         "checkpoint_minutes": 1e-6,
     },
     "designer": {"channels": [16, 32], "depths": [1, 1], "embedding": 32},

@@ -49,7 +49,7 @@ def history_of(goal, quarter, curve):
 
 def proposed(goal, screen, history=None, number=0, config=CONFIG, count=4):
     history = read_history([]) if history is None else history
-    return proposing.propose(goal, history, LIBRARY, screen, None, config, number, count)
+    return proposing.propose(goal, history, LIBRARY, screen, config, number, count)
 
 
 def test_a_search_begins_with_the_best_match(goal, screen):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from crumple import seeds
-from crumple.config import Config, Optimisation, Training
+from crumple.config import Config, DesignerTraining, Optimisation, Training
 from crumple.diffusion import schedule, training
 from crumple.diffusion.model import load_model
 from crumple.diffusion.precision import resolve
@@ -346,6 +346,15 @@ def test_micro_batches():
     assert training.micro_batches(Training(batch=24, micro_batch=64), 2, "training") == (12, 1)
     with pytest.raises(UserError, match="5 processes"):
         training.micro_batches(settings, 5, "training")
+
+
+def test_only_the_space_time_network_is_compiled_and_unasked_only_on_a_gpu():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert training.is_compiled(Training(), gpu)
+    assert not training.is_compiled(Training(), cpu)
+    assert training.is_compiled(Training(compile="yes"), cpu)
+    assert not training.is_compiled(Training(compile="no"), gpu)
+    assert not training.is_compiled(DesignerTraining(), gpu)
 
 
 def test_fp16_needs_a_gpu():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The toy chain through `snakemake --profile slurm` on a real Slurm on this machine, started here
-# and stopped again (cluster.sh says what it needs):
+# The toy chain, and a search with its models, through `snakemake --profile slurm` on a real Slurm on
+# this machine, started here and stopped again (cluster.sh says what it needs):
 #
 #   bash tests/slurm/run.sh [more arguments for snakemake]
 set -euo pipefail
@@ -19,6 +19,20 @@ snakemake "${toy[@]}" "$@" &
 master=$!
 wait "$master"
 master=
+
+# The search is the same as that of `crumple design` on this machine.
+sed -n "/^target/p;/^a_/p" workflow/targets/paper.csv >results/toy/goal.csv
+search=(--config "search={goals: results/toy/goal.csv}" -- search)
+snakemake "${toy[@]}" "${search[@]}" &
+master=$!
+wait "$master"
+master=
+rm -rf results/toy-design
+crumple design results/toy/goal.csv --config workflow/presets/toy.yaml --budget 4 \
+  --library results/toy/data/library.npz --response results/toy/response \
+  --out results/toy-design
+python tests/slurm/compare.py close results/toy-design results/toy/search \
+  a_stiff_hardening/rounds/00{0,1}/results.npz
 
 # Nothing is left to do, and every job that was submitted has ended.
 snakemake "${toy[@]}" "$@" 2>&1 | grep "Nothing to be done"

@@ -8,7 +8,6 @@ rule propose:
         goals=file_of_targets(CONFIG.search.goals),
         library=LIBRARY,
         response=MODELS["response"],
-        designer=MODELS.get("designer", DESIGNER),
         results=earlier_results,
     output:
         expand(f"{ROUND}/designs/{{shard}}.npz", shard=ROUND_SHARDS, allow_missing=True),

@@ -29,7 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from crumple.atomic import is_finished, resumable_folder, save_text, scratch
-from crumple.config import Optimisation
+from crumple.config import Optimisation, Training
 from crumple.diffusion import checkpoint
 from crumple.diffusion.checkpoint import CONSTANT, LATEST, STATS, TENSORBOARD, Progress, Stateful
 from crumple.diffusion.optimiser import Muon
@@ -159,6 +159,15 @@ def train(
     accelerator.end_training()
 
 
+def is_compiled(settings: Optimisation, device: torch.device) -> bool:
+    """Return whether ``torch.compile`` is worth its minutes.
+
+    It never is for the small networks, which are trained before it has ended.
+    """
+    asked = settings.compile if isinstance(settings, Training) else "no"
+    return asked == "yes" or (asked == "auto" and device.type == "cuda")
+
+
 class Plan(NamedTuple):
     """What a training is told.
 
@@ -212,7 +221,7 @@ def training_loop(
     torch.manual_seed(plan.seed)
     network = problem.build().to(device)
     average = copy.deepcopy(network).requires_grad_(False)
-    if settings.compile == "yes" or (settings.compile == "auto" and device.type == "cuda"):
+    if is_compiled(settings, device):
         network.compile()
         average.compile()
     optimizer = Muon(network, settings.learning_rate, settings.weight_decay)

@@ -39,7 +39,7 @@ def design(
     goals
         CSV and YAML files.
     sources
-        Library and models.
+        Library and forward model.
     out
         Folder with one folder per goal (:mod:`crumple.search.history`).
     processes

@@ -62,7 +62,7 @@ class History(NamedTuple):
     error
         (n) :meth:`crumple.goals.Goal.error` of the curve; infinite without a curve.
     source
-        (n) how the design was proposed: ``library``, ``model``, ``aim``, or a move of
+        (n) how the design was proposed: ``library``, ``aim``, ``flip``, or a move of
         :mod:`crumple.refinement.moves`.
     predicted_error
         (n) what was expected before the simulation; NaN where nothing was.

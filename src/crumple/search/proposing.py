@@ -23,9 +23,8 @@ from crumple import config as cfg
 from crumple import seeds
 from crumple.atomic import atomic_path, save_npz, save_record
 from crumple.designs import mirror
-from crumple.diffusion.designer import DesignModel
 from crumple.goals import Goal, Limits, measure
-from crumple.layout import FRAME_STRAIN, QUARTER
+from crumple.layout import QUARTER
 from crumple.library import Library
 from crumple.provenance import hash_designs
 from crumple.refinement.aiming import Aim, aimed
@@ -35,7 +34,6 @@ from crumple.refinement.pool import EMPTY, Pool, Start, apart, differing
 from crumple.search.history import PROPOSED, History
 from crumple.search.judging import Judge, Simulated
 from crumple.search.screening import Screen
-from crumple.topology import acceptance, largest_domain
 
 MATCHES = 64  # of the library, whose curves are known to the first round
 STARTS = 6  # designs that are aimed at the goal
@@ -44,14 +42,13 @@ PARENTS = 16  # that the moves of a generation begin with
 CHILDREN = 10  # at least one of so many designs that are screened comes from the moves
 DIFFERENT = 8  # pixels of a quarter by which a proposal differs from all known and other ones
 NICHE = 60  # pixels, beyond which two designs count as different ways to reach the goal
-DRAWN = 48  # designs that the design model draws for the first round
 
 
 class Proposals(NamedTuple):
     """Designs to simulate."""
 
     quarter: NDArray  # (n, 48, 48) uint8
-    source: NDArray  # (n,) name of the move, `aim`, `flip`, `model` or `library`
+    source: NDArray  # (n,) name of the move, `aim`, `flip` or `library`
     predicted_error: NDArray  # (n,)
 
     def __add__(self, other: Proposals) -> Proposals:  # type: ignore[override]
@@ -67,7 +64,6 @@ def propose(
     history: History,
     library: Library,
     screen: Screen,
-    designer: DesignModel | None,
     config: cfg.Config,
     number: int,
     count: int,
@@ -84,8 +80,6 @@ def propose(
         Where a search begins.
     screen
         Predicts curves.
-    designer
-        Draws designs for the first round; None: it begins with the library alone.
     config
         ``seed``, the acceptance rules in ``designs``, and ``search``.
     number
@@ -98,8 +92,6 @@ def propose(
     known = known_designs(goal, history, library)
     judge = Judge(goal, known, screen, generator)
     pool = EMPTY
-    if designer is not None and number == 0:
-        pool += judge(drawn_designs(goal, designer, config, generator), "model")
     aim = Aim(*(part[1:] for part in goal.representative()))
     if aim.known.any():
         starts = choose_starts(known)
@@ -138,18 +130,6 @@ def known_designs(goal: Goal, history: History, library: Library) -> Simulated:
         np.concatenate([library.curve_stress[near], history.curve_stress[done]]).astype(float),
         np.concatenate([error[near], history.score[done]]),
     )
-
-
-def drawn_designs(
-    goal: Goal, designer: DesignModel, config: cfg.Config, generator: np.random.Generator
-) -> NDArray:
-    """Draw designs (n, 48, 48) from the design model where the goal names stresses."""
-    stress, known = goal.representative(FRAME_STRAIN)
-    wanted = np.tile(np.where(known, stress, np.nan), (DRAWN, 1))
-    noise = generator.integers(2**63, size=DRAWN).tolist()
-    images = [largest_domain(image) for image in designer.sample(wanted, noise, config.generation)]
-    kept = [image for image in images if acceptance(image, config.designs) == "ok"]
-    return np.array(kept, np.uint8).reshape(-1, QUARTER, QUARTER)
 
 
 def choose_starts(known: Simulated) -> list[Start]:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from crumple.config import Config
-from crumple.diffusion.designer import load_designer
 from crumple.diffusion.response import load_response
 from crumple.goals import read_goals
 from crumple.library import Library, packaged, read_library
@@ -35,7 +34,6 @@ class Sources(NamedTuple):
 
     library: Path | None
     response: Path | None
-    designer: Path | None
 
 
 class GoalSearch:
@@ -44,10 +42,10 @@ class GoalSearch:
     Parameters
     ----------
     config
-        ``seed``, ``designs``, ``generation``, ``search``, and the physics, which has to be that of
+        ``seed``, ``designs``, ``search``, and the physics, which has to be that of
         the library.
     sources
-        Library and models.
+        Library and forward model.
     goals
         Files of goals (:func:`crumple.goals.read_goals`).
     name
@@ -63,14 +61,11 @@ class GoalSearch:
         where = sources.library or "the library of the package"
         require_settings(self.library.record, stages_of(config, PHYSICS), where)
         response = sources.response or packaged("response")
-        designer = sources.designer or packaged("designer")
         self.screen = Screen(load_response(response))
-        self.designer = load_designer(designer)
         self.inputs = {
             "goal": goal_hash(self.goal),
             "library": self.library.record["inputs"]["designs"],
             "response": hash_file(response / "response.safetensors"),
-            "designer": hash_file(designer / "designer.safetensors"),
         }
 
     def record(self, results: Sequence[Path]) -> dict[str, Any]:
@@ -108,7 +103,6 @@ class GoalSearch:
                 history,
                 self.library,
                 self.screen,
-                self.designer,
                 self.config,
                 len(results),
                 count,

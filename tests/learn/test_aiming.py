@@ -15,6 +15,7 @@ from crumple.refinement import aiming, flipping
 from crumple.refinement.aiming import Aim
 from crumple.refinement.moves import children, level_set
 from crumple.refinement.pool import Pool, Start
+from crumple.search.screening import Screen
 
 LIBRARY = read_library()
 EVERYWHERE = np.ones(len(CURVE_STRAIN) - 1, bool)
@@ -25,25 +26,43 @@ def model():
     return load_response(packaged("response"))
 
 
-def predicted(model, state):
-    """Mean of the members on the logarithmic scale, (50,)."""
+def predicted(model, state, correction):
+    """Mean of the members on the logarithmic scale, corrected, (50,)."""
     with torch.inference_mode():
         out = torch.stack([member(state) for member in model.members])
-        return (out * model.deviation + model.mean).mean(dim=0)[0].double().numpy()
+        mean = (out * model.deviation + model.mean).mean(dim=0)[0].double().numpy()
+        if correction is None:
+            return mean
+        features = torch.cat([member.features(state) for member in model.members], dim=1)
+        return mean + correction(features)[0].double().numpy()
 
 
-def test_the_jacobian_is_that_of_finite_differences(model):
+def learnt(model, quarter):
+    """A correction by neighbours of a design, the stiffer than predicted the more is solid."""
+    near, _ = children([level_set(quarter)], 40, np.random.default_rng(0), Designs())
+    more = near.mean(axis=(1, 2)) - quarter.mean()
+    stress = model.predict(near).stress * (1 + 20 * more[:, None])
+    screen = Screen(model)
+    return screen.fit(screen.raw(near), stress, np.zeros(len(near))).mean
+
+
+@pytest.mark.parametrize("kind", ["alone", "corrected"])
+def test_the_jacobian_is_that_of_finite_differences(model, kind):
     quarter, curve = LIBRARY.quarter[3], LIBRARY.curve_stress[3, 1:].astype(float)
     weight = Aim(curve, EVERYWHERE).weight()
-    derivative = aiming.jacobian(model, quarter, weight)
+    corrections = {"alone": None, "corrected": learnt(model, quarter)}
+    both = {k: aiming.jacobian(model, quarter, weight, c) for k, c in corrections.items()}
+    derivative, scale = both[kind], np.abs(both[kind]).max()
+    assert np.abs(both["corrected"] - both["alone"]).max() > 0.1 * scale  # they can be told apart
     for place in ((0, 0), (1, 2), (5, 3)):
         amplitude = np.zeros((QUARTER, QUARTER))
         amplitude[place] = 0.5  # a hundredth of a pixel
         field = torch.from_numpy(fft.idctn(amplitude, norm="ortho")).float() * SCALE
         state = encode_quarters(quarter[None])
-        change = predicted(model, state + field) - predicted(model, state - field)
-        expected = aiming.components(weight * change)  # over an amplitude of 1
-        scale = np.abs(derivative).max()
+        after, before = (
+            predicted(model, state + sign * field, corrections[kind]) for sign in (1, -1)
+        )
+        expected = aiming.components(weight * (after - before))  # over an amplitude of 1
         assert derivative[:, *place] == pytest.approx(expected, abs=0.02 * scale)
 
 

@@ -41,6 +41,15 @@ def test_known_designs_are_predicted_as_they_are(correction):
     assert left < 0.3
 
 
+def test_the_mean_is_that_of_the_curves(correction):
+    correction, features = correction
+    raw, _ = made_up(features + 0.3, features[:, 0])
+    mean = correction.mean(torch.from_numpy(raw.features)).numpy()
+    curves = logarithmic(correction.curves(raw, 0 * DRAWN)).mean(axis=1)
+    assert np.abs(mean).max() > 0.1
+    assert mean == pytest.approx(curves - 2.0, abs=1e-6)
+
+
 def test_far_from_everything_the_forward_model_speaks_alone(correction):
     correction, features = correction
     raw, _ = made_up(features + 1e9, 0 * features[:, 0])

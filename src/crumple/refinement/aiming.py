@@ -1,11 +1,12 @@
 """Designs aimed at a curve: Gauss-Newton steps of the outline.
 
 How a curve changes when the outline moves by a smooth field is the gradient of the forward model
-(:mod:`crumple.diffusion.response`); how far a curve is off is known of a simulated design. Together
-they give the most likely field that would bring the curve to the goal. Nobody knows how far the
-gradient holds, so there is a step for each of many dampings (Levenberg-Marquardt; Nocedal and
-Wright, Numerical Optimization, 2006, section 10.3); the forward model chooses one, and the next
-step begins there. Starts that are far from each other lead to different designs.
+(:mod:`crumple.diffusion.response`), corrected by what has been simulated, if anything has; how far
+a curve is off is known of a simulated design. Together they give the most likely field that would
+bring the curve to the goal. Nobody knows how far the gradient holds, so there is a step for each of
+many dampings (Levenberg-Marquardt; Nocedal and Wright, Numerical Optimization, 2006, section 10.3);
+the forward model chooses one, and the next step begins there. Starts that are far from each other
+lead to different designs.
 
 With J the derivative of the curve's components with respect to the field's amplitudes, S the
 variances of these in a likely field, and r what is missing, a step is S J^T (J S J^T + ridge)^-1 r.
@@ -13,13 +14,14 @@ variances of these in a likely field, and r what is missing, a step is S J^T (J 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import fft
+from torch import Tensor
 
 from crumple import config as cfg
 from crumple.diffusion.quarter_networks import QuarterRegressor
@@ -37,6 +39,9 @@ EXPONENT = 2.0  # of the spectrum of fields; designs are drawn with 3
 DAMPINGS = np.geomspace(1, 1e-6, 9)
 LARGEST = 3.0  # pixels, root mean square of a step
 STEPS = 2  # one after the other
+
+# What the forward model misses (n, 50), on its own scale, by the features of designs (n, d).
+Correcting = Callable[[Tensor], Tensor]
 
 
 class Aim(NamedTuple):
@@ -64,7 +69,9 @@ def components(curves: NDArray) -> NDArray:
     return fft.dct(curves, norm="ortho")[..., :SHAPES]
 
 
-def jacobian(model: ResponseModel, quarter: NDArray, weight: NDArray) -> NDArray:
+def jacobian(
+    model: ResponseModel, quarter: NDArray, weight: NDArray, correction: Correcting | None = None
+) -> NDArray:
     """Return how a design's predicted curve changes when its outline moves.
 
     Parameters
@@ -75,6 +82,8 @@ def jacobian(model: ResponseModel, quarter: NDArray, weight: NDArray) -> NDArray
         ``(48, 48)``.
     weight
         ``(50,)`` of :class:`Aim`.
+    correction
+        Of the model, differentiable.
 
     Returns
     -------
@@ -82,11 +91,15 @@ def jacobian(model: ResponseModel, quarter: NDArray, weight: NDArray) -> NDArray
         ``(SHAPES, MODES, MODES)`` change of a component per amplitude of an orthonormal cosine, in
         pixels outward.
     """
-    rows = torch.from_numpy(components(np.diag(weight)).T).float().to(model.mean) * model.deviation
+    rows = torch.from_numpy(components(np.diag(weight)).T).float().to(model.mean)
     state = encode_quarters(quarter[None]).to(model.mean).repeat(SHAPES, 1, 1, 1).requires_grad_()
     members = cast(list[QuarterRegressor], list(model.members))
-    total = sum((member(state) * rows).sum() for member in members) / len(members)
-    (gradient,) = torch.autograd.grad(cast(torch.Tensor, total), state)
+    seen = [member.features(state) for member in members]
+    read = [member.read(features) for member, features in zip(members, seen, strict=True)]
+    curves = torch.stack(read).mean(dim=0) * model.deviation
+    if correction is not None:
+        curves = curves + correction(torch.cat(seen, dim=1))
+    (gradient,) = torch.autograd.grad((curves * rows).sum(), state)
     pixels = gradient[:, 0].cpu().double().numpy() * SCALE
     return fft.dctn(pixels, axes=(1, 2), norm="ortho")[:, :MODES, :MODES]
 
@@ -118,7 +131,12 @@ def steps(derivative: NDArray, missing: NDArray) -> Iterator[NDArray]:
 
 
 def aimed(
-    start: Start, aim: Aim, model: ResponseModel, judge: Judging, settings: cfg.Designs
+    start: Start,
+    aim: Aim,
+    model: ResponseModel,
+    judge: Judging,
+    settings: cfg.Designs,
+    correction: Correcting | None = None,
 ) -> Pool:
     """Change a design so that its curve comes nearer to the one that is wanted.
 
@@ -134,6 +152,8 @@ def aimed(
         Chooses among the steps.
     settings
         Acceptance rules.
+    correction
+        Of the forward model.
 
     Returns
     -------
@@ -144,7 +164,7 @@ def aimed(
     quarter, curve = start
     distance = level_set(quarter)
     for _ in range(STEPS):
-        derivative = jacobian(model, quarter, aim.weight())
+        derivative = jacobian(model, quarter, aim.weight(), correction)
         moved = [distance + field for field in steps(derivative, aim.missing(curve[1:]))]
         images = [decode(one, settings) for one in moved]
         new = [k for k, one in enumerate(images) if one is not None and np.any(one != quarter)]

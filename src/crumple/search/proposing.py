@@ -97,7 +97,8 @@ def propose(
         starts = choose_starts(known)
         for start in starts:
             if len(pool.quarter) < settings.screened:
-                pool += aimed(start, aim, screen.model, judge, config.designs)
+                correction = judge.correction.mean
+                pool += aimed(start, aim, screen.model, judge, config.designs, correction)
         for start in starts[:FLIPPED]:
             if len(pool.quarter) < settings.screened:
                 pool += flipped(start, aim, judge, generator, config.designs)

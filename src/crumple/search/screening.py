@@ -13,7 +13,7 @@ common, others only by near copies.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # of the kernel, in the typical distance of
 NOISES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 MOST = 400  # simulated designs that count, those with the smallest error
 DRAWS = 16  # curves that stand for a prediction and its doubt
+
+Numbers = TypeVar("Numbers", NDArray, torch.Tensor)
 
 
 class Raw(NamedTuple):
@@ -129,6 +131,13 @@ class Correction:
         self.weights = np.stack([cho_solve((self.factor, True), r) for r in residual])
         self.covariance = white.T @ white / len(white)  # between the strains, of the process
 
+    def mean(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the networks miss on average (n, 50) by features (n, d), differentiable."""
+        known = torch.from_numpy(self.features).to(features)
+        square = (features[:, None] - known).square().sum(dim=2)
+        kernel = rational_quadratic(square / (self.length**2 * self.scale))
+        return kernel @ torch.from_numpy(self.weights.mean(axis=0)).to(features)
+
     def curves(self, raw: Raw, draws: NDArray) -> NDArray:
         """Curves that stand for the prediction of designs and its doubt.
 
@@ -157,7 +166,7 @@ class Correction:
         return np.pad(stress, ((0, 0), (0, 0), (1, 0)))
 
 
-def rational_quadratic(square: NDArray) -> NDArray:
+def rational_quadratic(square: Numbers) -> Numbers:
     """Return the kernel of squared distances, in squares of its length."""
     return (1 + square) ** -0.5
 

@@ -1,6 +1,6 @@
-r"""Model alone, search without and with the design model: simulations and CPU minutes to an error.
+r"""Model alone and searches: simulations and CPU minutes to an error.
 
-    .venv/bin/python benchmarks/comparison.py FOLDER --alone results/RUN --searches both \
+    .venv/bin/python benchmarks/comparison.py FOLDER --alone results/RUN --searches package \
         --drawing 26 --own 0.38
 
 FOLDER holds searches of benchmarks/search.py, in a folder of their own each, and RUN candidates of

@@ -543,6 +543,8 @@ def _add_winner(commands) -> None:
     parser.add_argument("--cell-size", metavar="MM", help=help)
     _add_block(parser)
     _add_tolerance(parser)
+    help = "simulations at the same time; default 1"
+    parser.add_argument("--processes", type=int, default=1, metavar="P", help=help)
 
 
 def _add_tolerance(parser: argparse.ArgumentParser) -> None:
@@ -576,6 +578,7 @@ def _winner(args: argparse.Namespace) -> None:
         size,
         thickness,
         tiles,
+        args.processes,
     )
 
 

@@ -18,6 +18,7 @@ ORDER = {  # modules by the stage that they belong to; a package stands for all 
             "layout",
             "metrics",
             "plotting",
+            "processes",
             "progress",
             "provenance",
             "readers",

@@ -95,7 +95,7 @@ def test_a_finer_mesh_decides_between_designs_that_are_as_good(search, tmp_path,
     goal = read_goals([folder / "mine.yaml"])[0]
     history = read_history([Path(path) for path in shared[3:]])
     path = tmp_path / "finer_mesh.csv"
-    chosen = winner._winner(COARSE, history, [1, 0], goal, path)
+    chosen = winner._winner(COARSE, history, [1, 0], goal, path, 1)
     errors = []
     for quarter in (QUARTERS[1], QUARTERS[0]):
         mesh = mesh_design(variants_of_the_tests()[1].config, designs.mirror(quarter), "mine")
@@ -112,8 +112,8 @@ def test_a_finer_mesh_decides_between_designs_that_are_as_good(search, tmp_path,
     monkeypatch.setattr(winner, "simulate_finer", never)
     for errors, best in (([0.2, 0.1], 0), ([0.1, 0.2], 1), ([np.nan, 0.1], 0), ([np.nan] * 2, 1)):
         table.assign(error_finer_mesh=errors).to_csv(path, index=False)  # what was done is kept
-        assert winner._winner(COARSE, history, [1, 0], goal, path) == best
-    assert winner._winner(COARSE, history, [1], goal, tmp_path / "none.csv") == 1
+        assert winner._winner(COARSE, history, [1, 0], goal, path, 1) == best
+    assert winner._winner(COARSE, history, [1], goal, tmp_path / "none.csv", 1) == 1
 
 
 def test_fields_are_those_of_the_simulation(finished, simulations):
@@ -158,6 +158,16 @@ def test_an_interrupted_run_goes_on(search, tmp_path, monkeypatch, finished):
     assert run(search, out, "--tiles", "2x2") == 0
     for name in ("winner/fields.npz", "exports/design.svg", "sensitivity/sensitivity.csv"):
         assert (out / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_several_processes_find_the_same(search, tmp_path, finished):
+    assert run(search, tmp_path / "result", "--tiles", "2x2", "--processes", "2") == 0
+    for name in ("winner/fields.npz", "runner_up_1/fields.npz", "exports/design.svg"):
+        found, expected = tmp_path / "result" / name, finished / name
+        assert found.exists() == expected.exists()
+        assert not expected.exists() or found.read_bytes() == expected.read_bytes()
+    table = pd.read_csv(tmp_path / "result/sensitivity/sensitivity.csv")
+    assert len(table) == 9  # other processes see all variants
 
 
 def test_another_physics_is_refused(search, tmp_path, capsys):

@@ -11,9 +11,9 @@ start_cluster
 sinfo
 
 PATH=$PWD/.venv/bin:$PATH
-# The nodes have two cores; these rules ask for eight.
+# The nodes have two cores; these rules ask for more.
 toy=(--profile slurm --configfile workflow/presets/toy.yaml
-  --set-threads train=2 train_designer=2 train_response=2 generate=2)
+  --set-threads train=2 train_designer=2 train_response=2 generate=2 winner=2)
 rm -rf results/toy
 snakemake "${toy[@]}" "$@" &
 master=$!

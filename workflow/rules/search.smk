@@ -96,8 +96,9 @@ rule winner:
         "<benchmarks>/winner/{goal}.tsv"
     conda:
         "../../envs/fem.yaml"
+    threads: 4
     resources:
-        mem_mb=memory(2000),
+        mem_mb=memory(4000),
         runtime=30,
     params:
         config=settings("winner"),
@@ -108,7 +109,7 @@ rule winner:
     shell:
         "fem winner --config {params.config:q} --rounds {input.results}"
         " --targets {input.goals:q} --goal {params.name:q} --tolerance {params.tolerance}"
-        " --out {output} &> {log}"
+        " --processes {threads} --out {output} &> {log}"
 
 
 rule design_page:

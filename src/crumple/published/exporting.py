@@ -22,6 +22,7 @@ from crumple.atomic import resumable_folder, save_npz, save_text
 from crumple.dataset import Dataset
 from crumple.layout import CHANNELS, FRAME_STRAIN, UNITS
 from crumple.metrics import nrmse, predicted_curve, volume_change
+from crumple.processes import in_processes
 from crumple.progress import progress
 from crumple.provenance import hash_file
 from crumple.published.files import (
@@ -39,7 +40,6 @@ from crumple.published.files import (
     to_grey,
     write_gif,
 )
-from crumple.published.workers import in_processes
 from crumple.readers import Array, Schema, read_npz
 
 EXPORT = "export-published"
@@ -90,7 +90,7 @@ def export_published(manifest: Path, out: Path, processes: int | None) -> None:
         Folder that gets ``training`` and ``validation``, ``designs.csv`` (which design is which
         sample) and ``grey_values.json`` (the losses). Work that was interrupted is continued.
     processes
-        See :func:`crumple.published.workers.in_processes`.
+        See :func:`crumple.processes.in_processes`.
 
     Raises
     ------

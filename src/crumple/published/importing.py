@@ -22,6 +22,7 @@ from crumple.dataset import channel_statistics, open_shard, write_shard
 from crumple.errors import UserError
 from crumple.layout import CELL, CHANNELS, CURVE_STRAIN, FRAME_STRAIN, QUARTER
 from crumple.metrics import predicted_curve, volume_change
+from crumple.processes import in_processes
 from crumple.progress import progress
 from crumple.provenance import PUBLISHED, hash_designs
 from crumple.published.files import (
@@ -37,7 +38,6 @@ from crumple.published.files import (
     gif,
     read_gif,
 )
-from crumple.published.workers import in_processes
 from crumple.readers import refusing
 from crumple.topology import mirror_average
 
@@ -84,7 +84,7 @@ def import_published(folder: Path, out: Path, processes: int | None) -> None:
     out
         Folder for ``0000.zarr`` and so on, as :func:`crumple.dataset.write_manifest` takes them.
     processes
-        See :func:`crumple.published.workers.in_processes`.
+        See :func:`crumple.processes.in_processes`.
 
     Raises
     ------

@@ -67,11 +67,16 @@ def design(
                 history = run(search, folder, fem)
             print(outcome(search, history, folder))
             if np.isfinite(history.error).any():
-                show(search, folder, goals, sources, log)
+                show(search, folder, goals, sources, processes, log)
 
 
 def show(
-    search: GoalSearch, folder: Path, goals: Sequence[Path], sources: Sources, log: IO[str]
+    search: GoalSearch,
+    folder: Path,
+    goals: Sequence[Path],
+    sources: Sources,
+    processes: int,
+    log: IO[str],
 ) -> None:
     """Simulate the best designs again, with all that is wanted of them, and write the page."""
     rounds = sorted(folder.glob("rounds/*/results.npz"))
@@ -88,6 +93,8 @@ def show(
         result,
         "--tolerance",
         str(tolerance),
+        "--processes",
+        str(processes),
     ]
     run_finite_elements("winner", ["--config", search.config.model_dump_json(), *files], log)
     write_design_page(rounds, goals, name, result, sources.library, tolerance, page)

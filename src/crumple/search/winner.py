@@ -25,6 +25,7 @@ from crumple.exports import write_formats
 from crumple.exports.regions import Tiles, tile
 from crumple.fem.compression import compress
 from crumple.goals import Goal, measure
+from crumple.processes import in_processes
 from crumple.progress import progress
 from crumple.provenance import PHYSICS, fingerprint, read_record, require_settings, stages_of
 from crumple.readers import read_npz
@@ -49,10 +50,14 @@ DRAWINGS = ("svg", "dxf", "stl", "inp")  # the states for ParaView are beside th
 
 
 class Piece(NamedTuple):
-    """A part of the result, done when its file is there."""
+    """A part of the result, done when its file is there; it may be made in another process."""
 
     done: Path
     make: Callable[[], None]
+
+
+def _make(piece: Piece) -> None:
+    piece.make()
 
 
 def write_winner(
@@ -65,6 +70,7 @@ def write_winner(
     cell_size: float | None = None,
     thickness: float | None = None,
     tiles: Tiles = Tiles(1, 1),  # noqa: B008
+    processes: int = 1,
 ) -> None:
     """Simulate the best designs of a search again, and write what people want of them.
 
@@ -88,6 +94,8 @@ def write_winner(
         Of the exports, mm. By default the cell of the goal, or of 10 mm, and as thick as long.
     tiles
         Cells side by side and on top of each other, of drawings and solids.
+    processes
+        That simulate at the same time; the result does not depend on it.
 
     Raises
     ------
@@ -108,11 +116,16 @@ def write_winner(
         "versions": versions(),
     }
     with resumable_folder(out, record) as folder:
-        chosen = choose(history, _winner(config, history, places, goal, folder / FINER_MESH))
-        pieces = _pieces(config, history, chosen, goal, folder, made)
-        for piece in progress(pieces, len(pieces), f"winner of {goal.name}", "piece"):
-            if not piece.done.exists():
-                piece.make()
+        winner = _winner(config, history, places, goal, folder / FINER_MESH, processes)
+        chosen = choose(history, winner)
+        pieces = [
+            piece
+            for piece in _pieces(config, history, chosen, goal, folder, made)
+            if not piece.done.exists()
+        ]
+        work = in_processes(_make, pieces, processes)
+        for _ in progress(work, len(pieces), f"winner of {goal.name}", "piece"):
+            pass
     print(f"{goal.name}: {_summary(history, chosen)}; written to {out}")
 
 
@@ -125,7 +138,14 @@ def _require_physics(rounds: Sequence[Path], settings: Mapping[str, Any]) -> Non
             require_settings(record, settings, path)
 
 
-def _winner(config: Config, history: History, places: Sequence[int], goal: Goal, path: Path) -> int:
+def _winner(
+    config: Config,
+    history: History,
+    places: Sequence[int],
+    goal: Goal,
+    path: Path,
+    processes: int,
+) -> int:
     """Return the place of the design with the least error on a finer mesh; write all of them.
 
     The best design of the search wins where it is alone, or none can be simulated.
@@ -133,19 +153,26 @@ def _winner(config: Config, history: History, places: Sequence[int], goal: Goal,
     if len(places) == 1:
         return places[0]
     if not path.exists():
-        stress = []
-        for place in progress(places, len(places), f"finer mesh, {goal.name}"):
-            cell, name = mirror(history.quarter[place]), Path(f"design {history.index[place]}")
-            stress.append(simulate_finer(config, cell, name).stress)
+        simulate = partial(_simulate_finer, config, history.index, history.quarter)
+        work = in_processes(simulate, places, processes)
+        stress = dict(progress(work, len(places), f"finer mesh, {goal.name}"))
         columns = {
             "design": history.index[list(places)],
             "error": history.error[list(places)],
-            FINER_ERROR: goal.error(np.array(stress)),
+            FINER_ERROR: goal.error(np.array([stress[place] for place in places])),
         }
         with atomic_path(path) as temporary:
             pd.DataFrame(columns).to_csv(temporary, index=False, lineterminator="\n")
     error = pd.read_csv(path)[FINER_ERROR].fillna(np.inf)
     return places[int(np.argmin(error))]
+
+
+def _simulate_finer(
+    config: Config, index: NDArray, quarter: NDArray, place: int
+) -> tuple[int, NDArray]:
+    """Return a place in the history, and the curve of its design on a finer mesh."""
+    outcome = simulate_finer(config, mirror(quarter[place]), Path(f"design {index[place]}"))
+    return place, outcome.stress
 
 
 def _pieces(
@@ -156,40 +183,29 @@ def _pieces(
     folder: Path,
     made: Mapping[str, Any],
 ) -> list[Piece]:
-    """List what is written, in the order in which people will ask for it."""
-    winner = folder / WINNER
-    cell = mirror(history.quarter[chosen[0]])
-    found = [_field_piece(config, history, chosen[0], winner, simulate_design)]
-    for name, make in (
-        (EXPORTS, partial(_export, config, cell, made)),
-        (SENSITIVITY, partial(_vary, config, cell, goal)),
-    ):
-        found.append(Piece(folder / name, partial(make, winner / DESIGN, folder / name)))
-    for number, place in enumerate(chosen[1:], start=1):
-        found.append(_field_piece(config, history, place, folder / runner_up(number), _simulate))
-    return found
+    """Draw the designs; list what else is written, in the order in which people will ask for it."""
+    names = [WINNER, *(runner_up(number) for number in range(1, len(chosen)))]
+    fields = []
+    for name, place in zip(names, chosen, strict=True):
+        place_folder, quarter = folder / name, history.quarter[place]
+        place_folder.mkdir(exist_ok=True)
+        with atomic_path(place_folder / DESIGN) as temporary:
+            Image.fromarray(255 * (1 - mirror(quarter))).save(temporary)
+        simulate = simulate_design if name == WINNER else _simulate
+        make = partial(_fields, config, history.index[place], quarter, place_folder, simulate)
+        fields.append(Piece(place_folder / FIELDS_FILE, make))
+    cell, design = mirror(history.quarter[chosen[0]]), folder / WINNER / DESIGN
+    export = partial(_export, config, cell, made, design, folder / EXPORTS)
+    vary = partial(_vary, config, cell, goal, design, folder / SENSITIVITY)
+    others = [Piece(folder / EXPORTS, export), Piece(folder / SENSITIVITY, vary)]
+    return [fields[0], *others, *fields[1:]]
 
 
-def _field_piece(
-    config: Config, history: History, place: int, folder: Path, simulate: Callable
-) -> Piece:
-    """A design, simulated again, with its fields."""
-
-    def make() -> None:
-        folder.mkdir(exist_ok=True)
-        quarter = history.quarter[place]
-        cell = mirror(quarter)
-        with atomic_path(folder / DESIGN) as temporary:
-            Image.fromarray(255 * (1 - cell)).save(temporary)
-        result = simulate(config, folder / DESIGN, folder)
-        save_npz(
-            folder / FIELDS_FILE,
-            index=history.index[place],
-            quarter=quarter,
-            **page_fields(cell, result),
-        )
-
-    return Piece(folder / FIELDS_FILE, make)
+def _fields(config: Config, index: int, quarter: NDArray, folder: Path, simulate: Callable) -> None:
+    """Simulate a design again, and keep its fields."""
+    result = simulate(config, folder / DESIGN, folder)
+    fields = page_fields(mirror(quarter), result)
+    save_npz(folder / FIELDS_FILE, index=index, quarter=quarter, **fields)
 
 
 def _simulate(config: Config, design: Path, folder: Path) -> Mapping[str, NDArray]:

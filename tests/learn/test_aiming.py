@@ -119,7 +119,7 @@ def test_aimed_designs_come_nearer_by_the_model_itself(model, way):
         aim, judge = Aim(goal[1:], EVERYWHERE), Believer(model, goal)
         start, generator = Start(quarter, curve), np.random.default_rng(row)
         if way == "aim":
-            found = aiming.aimed(start, aim, model, judge, Designs())
+            found = aiming.aimed(start, aim, model, judge, Designs(), 2)
         else:
             found = flipping.flipped(start, aim, judge, generator, Designs())
         assert set(found.source) == {way}

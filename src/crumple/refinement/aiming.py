@@ -38,7 +38,6 @@ EXPONENT = 2.0  # of the spectrum of fields; designs are drawn with 3
 # and what is missing of a good design is in the weak ones.
 DAMPINGS = np.geomspace(1, 1e-6, 9)
 LARGEST = 3.0  # pixels, root mean square of a step
-STEPS = 2  # one after the other
 
 # What the forward model misses (n, 50), on its own scale, by the features of designs (n, d).
 Correcting = Callable[[Tensor], Tensor]
@@ -136,6 +135,7 @@ def aimed(
     model: ResponseModel,
     judge: Judging,
     settings: cfg.Designs,
+    count: int,
     correction: Correcting | None = None,
 ) -> Pool:
     """Change a design so that its curve comes nearer to the one that is wanted.
@@ -152,6 +152,8 @@ def aimed(
         Chooses among the steps.
     settings
         Acceptance rules.
+    count
+        At most so many steps, one after the other.
     correction
         Of the forward model.
 
@@ -163,7 +165,7 @@ def aimed(
     pool, merit = EMPTY, np.inf
     quarter, curve = start
     distance = level_set(quarter)
-    for _ in range(STEPS):
+    for _ in range(count):
         derivative = jacobian(model, quarter, aim.weight(), correction)
         moved = [distance + field for field in steps(derivative, aim.missing(curve[1:]))]
         images = [decode(one, settings) for one in moved]

@@ -22,6 +22,7 @@ from crumple.refinement.moves import children, level_set
 from crumple.refinement.pool import EMPTY, Pool, apart
 
 STARTS = 6  # designs that are aimed at the target in a round
+STEPS = 2  # of each
 FLIPPED = 3  # of them, whose pixels are looked at one by one
 FAR = 100  # pixels by which designs of two families differ
 PARENTS = 8  # best designs that the moves of a round begin with, and as many of other families
@@ -90,7 +91,7 @@ def refine(
     for _ in range(config.generation.refinements):
         starts = apart(pool.quarter, _ranked(pool), STARTS, FAR)
         for row in starts:
-            pool += aimed(pool.start(row), aim, model, judge, rules)
+            pool += aimed(pool.start(row), aim, model, judge, rules, STEPS)
         for row in starts[:FLIPPED]:
             pool += flipped(pool.start(row), aim, judge, generator, rules)
         ranked = _ranked(pool)

@@ -37,6 +37,7 @@ from crumple.search.screening import Screen
 
 MATCHES = 64  # of the library, whose curves are known to the first round
 STARTS = 6  # designs that are aimed at the goal
+STEPS = 4  # of each
 FLIPPED = 2  # of them, whose pixels are looked at one by one
 PARENTS = 16  # that the moves of a generation begin with
 CHILDREN = 10  # at least one of so many designs that are screened comes from the moves
@@ -97,8 +98,8 @@ def propose(
         starts = choose_starts(known)
         for start in starts:
             if len(pool.quarter) < settings.screened:
-                correction = judge.correction.mean
-                pool += aimed(start, aim, screen.model, judge, config.designs, correction)
+                rules, correction = config.designs, judge.correction.mean
+                pool += aimed(start, aim, screen.model, judge, rules, STEPS, correction)
         for start in starts[:FLIPPED]:
             if len(pool.quarter) < settings.screened:
                 pool += flipped(start, aim, judge, generator, config.designs)

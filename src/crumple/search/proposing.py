@@ -88,26 +88,25 @@ def propose(
     count
         Designs that are wanted.
     """
-    settings = config.search
+    settings, rules = config.search, config.designs
     generator = seeds.rng(config.seed, "search", number)
     known = known_designs(goal, history, library)
     judge = Judge(goal, known, screen, generator)
     pool = EMPTY
     aim = Aim(*(part[1:] for part in goal.representative()))
     if aim.known.any():
-        starts = choose_starts(known)
+        starts, correction = choose_starts(known), judge.correction.mean
         for start in starts:
             if len(pool.quarter) < settings.screened:
-                rules, correction = config.designs, judge.correction.mean
                 pool += aimed(start, aim, screen.model, judge, rules, STEPS, correction)
         for start in starts[:FLIPPED]:
             if len(pool.quarter) < settings.screened:
-                pool += flipped(start, aim, judge, generator, config.designs)
+                pool += flipped(start, aim, judge, generator, rules)
     left = max(settings.screened - len(pool.quarter), settings.screened // CHILDREN)
     for _ in range(settings.generations):
         parents = [level_set(quarter) for quarter in choose_parents(known, pool)]
         share = -(-left // settings.generations)
-        pool += judge(*children(parents, share, generator, config.designs))
+        pool += judge(*children(parents, share, generator, rules))
     first = nearest(known, goal) if number == 0 else NOTHING
     taken = np.concatenate([known.quarter, history.quarter])
     chosen = choose(pool, taken, goal, count - len(first.quarter))

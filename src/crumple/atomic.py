@@ -120,10 +120,10 @@ def atomic_path(out: str | Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-def save_npz(out: str | Path, **arrays: Any) -> None:
-    """Write a compressed npz file atomically."""
+def save_npz(out: str | Path, compressed: bool = True, **arrays: Any) -> None:
+    """Write an npz file atomically."""
     buffer = io.BytesIO()  # a zip file that cannot be closed on a full disk complains on its own
-    np.savez_compressed(buffer, **arrays)
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
     with atomic_path(out) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 

@@ -83,7 +83,8 @@ def simulate_shard(config: Config, meshes: Path, out: Path) -> None:
     with resumable_folder(out, key) as folder:
         for path in progress(files, len(files), f"simulate {Path(meshes).name}"):
             if not (folder / path.name).exists():
-                save_npz(folder / path.name, **_simulate_file(path, config))
+                # a fifth smaller if compressed, which takes 4 % of the time of a simulation
+                save_npz(folder / path.name, compressed=False, **_simulate_file(path, config))
 
 
 def _simulate_file(path: Path, config: Config) -> dict[str, np.ndarray]:

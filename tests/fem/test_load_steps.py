@@ -16,9 +16,9 @@ def run(monkeypatch, strains=STRAINS):
     tried = []
     increment = Simulation._increment
 
-    def spy(self, strain):
+    def spy(self, strain, *wanted):
         tried.append([strain, False])
-        result = increment(self, strain)
+        result = increment(self, strain, *wanted)
         tried[-1][1] = True
         return result
 

@@ -70,10 +70,10 @@ def test_stopped_shard_goes_on(meshes, tmp_path):
     command = [sys.executable, "-m", "crumple", "simulate", "--meshes", meshes, "--out", out]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     first = tmp_path / "out.partial" / "000000.npz"
-    for _ in range(600):
+    for _ in range(6000):
         if first.exists() or process.poll() is not None:
             break
-        time.sleep(0.1)
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1

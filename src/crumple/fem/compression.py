@@ -98,14 +98,22 @@ class Simulation:
         self.minimum_gap = np.inf
         self.cuts = 0
 
-    def advance(self, strain: float) -> np.ndarray:
+    def advance(self, strain: float, with_stress: bool = False) -> np.ndarray:
         """Compress to ``strain``, halving the increment where Newton fails.
+
+        Parameters
+        ----------
+        strain
+            Of the cell, positive in compression.
+        with_stress
+            The stress in the cell is wanted: it comes from the state before the increment, which
+            is gone after it.
 
         Returns
         -------
         ndarray (M, 4, 4)
             Cauchy stress s11, s22, s12, s33 (MPa) at the points, viscous part included, in the
-            order of the mesh that was given.
+            order of the mesh that was given; empty where it isn't wanted.
 
         Raises
         ------
@@ -116,7 +124,7 @@ class Simulation:
         stress = np.empty(0)
         while targets:
             try:
-                stress = self._increment(targets[-1])
+                stress = self._increment(targets[-1], with_stress)
                 targets.pop()
             except NotConverged as reason:
                 middle = 0.5 * (self.strain + targets[-1])
@@ -126,7 +134,7 @@ class Simulation:
                 targets.append(middle)
         return stress
 
-    def _increment(self, strain: float) -> np.ndarray:
+    def _increment(self, strain: float, with_stress: bool) -> np.ndarray:
         start, end = (smooth_step_time(s, self.final_strain) for s in (self.strain, strain))
         dt = end - start
         potential = self.potential
@@ -136,16 +144,7 @@ class Simulation:
             raise NotConverged("an element collapses")
         solution = self.newton.solve_step(guess)
         self._accept(solution, strain, dt)
-        stress = np.empty((len(self.cell.corners), 4, 4))
-        elements.cauchy_stress(
-            solution.z,
-            self.cell.cell_dofs,
-            self.cell.geometry,
-            self.state,
-            self.moduli,
-            potential.rate,
-            stress,
-        )
+        stress = self._cauchy_stress() if with_stress else np.empty(0)
         elastic, plastic, viscous, opening = elements.update(
             solution.z,
             self.cell.cell_dofs,
@@ -158,6 +157,20 @@ class Simulation:
         self.energies["plastic"] += plastic
         self.energies["viscous"] += viscous
         self.energies["opening"] = opening
+        return stress
+
+    def _cauchy_stress(self) -> np.ndarray:
+        """(M, 4, 4) of the new displacements and the state before them, in the given order."""
+        stress = np.empty((len(self.cell.corners), 4, 4))
+        elements.cauchy_stress(
+            self.z,
+            self.cell.cell_dofs,
+            self.cell.geometry,
+            self.state,
+            self.moduli,
+            self.potential.rate,
+            stress,
+        )
         ordered = np.empty_like(stress)
         ordered[self.cell.input_cells] = stress
         return ordered
@@ -277,7 +290,7 @@ def compress(nodes: np.ndarray, cells: np.ndarray, config: Config) -> dict[str, 
     steps = np.union1d(CURVE_STRAIN[1:], FRAME_STRAIN)
     for strain in steps:
         try:
-            cauchy = simulation.advance(strain)
+            cauchy = simulation.advance(strain, strain in FRAME_STRAIN)
         except NotConverged as reason:
             result["status"] = f"not converged: {reason}"
             break

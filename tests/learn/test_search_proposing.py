@@ -1,6 +1,7 @@
 """What a round proposes: from the results so far alone, within the limits, different designs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from crumple.layout import CURVE_STRAIN
 from crumple.library import packaged, read_library
 from crumple.search import proposing
 from crumple.search.history import EMPTY, History, read_history
+from crumple.search.restarting import PATIENCE
 from crumple.search.screening import Screen
 
 LIBRARY = read_library()
+COLUMNS = ("index", "quarter", "curve_stress")
 CONFIG = Config.model_validate({"search": {"batch": 4, "screened": 40, "generations": 2}})
 
 
@@ -43,6 +46,7 @@ def history_of(goal, quarter, curve):
         "error": goal.error(curve),
         "source": np.full(count, "wave"),
         "predicted_error": np.zeros(count),
+        "round": np.zeros(count, int),
     }
     return History(**columns)
 
@@ -97,6 +101,28 @@ def test_proposals_differ_from_all_that_is_known_and_from_each_other(goal, scree
     assert proposing.differing(second.quarter, known.quarter).min() >= proposing.DIFFERENT
     among = proposing.differing(second.quarter, second.quarter)[~np.eye(4, dtype=bool)]
     assert among.min() >= proposing.DIFFERENT
+
+
+def test_a_stuck_search_begins_anew_elsewhere(goal, screen, monkeypatch):
+    best = np.argsort(goal.error(LIBRARY.curve_stress))[:2]
+    count = PATIENCE // 4 + 1
+    quarter, curve = LIBRARY.quarter[best], LIBRARY.curve_stress[best]
+    many = [np.repeat(part, 2 * count, axis=0) for part in (quarter, curve)]
+    history = history_of(goal, *many)._replace(round=np.arange(4 * count) // 4)
+    found = proposed(goal, screen, history, number=count)
+    assert len(found.quarter) == 4
+    assert proposing.differing(found.quarter, quarter[:1]).min() >= proposing.FAMILY / 2
+    monkeypatch.setattr(proposing, "fresh_start", lambda *_: None)
+    ordinary = proposed(goal, screen, history, number=count)
+    assert not np.array_equal(found.quarter, ordinary.quarter)
+    # what a fresh start knows is far from what it leaves, and its own
+    fresh = proposing.FreshStart(own=np.array([0]), left=np.array([0, 2 * count]))
+    known = proposing.known_elsewhere(goal, history, LIBRARY, fresh)
+    assert len(known.quarter) == proposing.MATCHES + 1
+    assert np.array_equal(known.quarter[-1], quarter[0])
+    assert proposing.differing(known.quarter[:-1], quarter).min() >= proposing.FAMILY
+    few = replace(LIBRARY, **{name: getattr(LIBRARY, name)[best] for name in COLUMNS})
+    assert proposing.known_elsewhere(goal, history, few, fresh) is None
 
 
 def test_half_of_the_proposals_are_far_from_the_most_promising_ones(goal):

@@ -66,6 +66,8 @@ class History(NamedTuple):
         :mod:`crumple.refinement.moves`.
     predicted_error
         (n) what was expected before the simulation; NaN where nothing was.
+    round
+        (n) in which it was proposed, from 0.
     """
 
     index: NDArray  # type: ignore[assignment]
@@ -76,6 +78,7 @@ class History(NamedTuple):
     error: NDArray
     source: NDArray
     predicted_error: NDArray
+    round: NDArray
 
     @property
     def score(self) -> NDArray:
@@ -91,12 +94,15 @@ def read_history(paths: Sequence[Path]) -> History:
     UserError
         When a file is missing or damaged.
     """
-    parts = [EMPTY, *(read_npz(path, RESULTS) for path in paths)]
+    parts = [EMPTY]
+    for number, path in enumerate(paths):
+        part = read_npz(path, RESULTS)
+        parts.append(part | {"round": np.full(len(part["index"]), number)})
     return History(**{name: np.concatenate([p[name] for p in parts]) for name in History._fields})
 
 
 EMPTY: dict[str, NDArray] = {
-    "index": np.zeros(0, np.int64),
+    **{name: np.zeros(0, np.int64) for name in ("index", "round")},
     "quarter": np.zeros((0, QUARTER, QUARTER), np.uint8),
     "curve_stress": np.zeros((0, len(CURVE_STRAIN))),
     **{name: np.zeros(0, str) for name in ("status", "violation", "source")},

@@ -5,7 +5,8 @@ of them, far from each other, are aimed at the goal (:mod:`crumple.refinement.ai
 :mod:`crumple.refinement.flipping`), and the best of all are changed and mixed
 (:mod:`crumple.refinement.moves`). The forward model predicts the curves (:mod:`crumple.search.
 judging`). One half of the proposals are the most promising designs, the other half the most
-promising ones that are far from these. All of this is a function of the seed, the round and the
+promising ones that are far from these. A search that is stuck begins anew elsewhere in every second
+round (:mod:`crumple.search.restarting`). All of this is a function of the seed, the round and the
 results so far; nothing depends on how these were computed.
 """
 
@@ -33,6 +34,7 @@ from crumple.refinement.moves import children, level_set
 from crumple.refinement.pool import EMPTY, Pool, Start, apart, differing
 from crumple.search.history import PROPOSED, History
 from crumple.search.judging import Judge, Simulated
+from crumple.search.restarting import FreshStart, fresh_start
 from crumple.search.screening import Screen
 
 MATCHES = 64  # of the library, whose curves are known to the first round
@@ -43,6 +45,8 @@ PARENTS = 16  # that the moves of a generation begin with
 CHILDREN = 10  # at least one of so many designs that are screened comes from the moves
 DIFFERENT = 8  # pixels of a quarter by which a proposal differs from all known and other ones
 NICHE = 60  # pixels, beyond which two designs count as different ways to reach the goal
+FAMILY = 300  # pixels that a fresh start keeps away from the best designs of the starts before
+AMONG = 1024  # designs of the library that it looks at for that
 
 
 class Proposals(NamedTuple):
@@ -92,6 +96,9 @@ def propose(
     generator = seeds.rng(config.seed, "search", number)
     known = known_designs(goal, history, library)
     judge = Judge(goal, known, screen, generator)
+    fresh = fresh_start(history.score, history.round, number)
+    if fresh is not None:
+        known = known_elsewhere(goal, history, library, fresh) or known
     pool = EMPTY
     aim = Aim(*(part[1:] for part in goal.representative()))
     if aim.known.any():
@@ -125,11 +132,29 @@ def known_designs(goal: Goal, history: History, library: Library) -> Simulated:
     """Put the nearest designs of the library and those of the search together."""
     error = goal.error(library.curve_stress)
     near = np.argsort(error, kind="stable")[:MATCHES]
-    done = np.flatnonzero(history.status == "ok")
+    return together(library, near, error[near], history, np.arange(len(history.index)))
+
+
+def known_elsewhere(
+    goal: Goal, history: History, library: Library, fresh: FreshStart
+) -> Simulated | None:
+    """Put together what a fresh start knows; None where all of the library is too near."""
+    error = goal.error(library.curve_stress)
+    near = np.argsort(error, kind="stable")[:AMONG]
+    pixels = differing(library.quarter[near], history.quarter[fresh.left]).min(axis=1)
+    near = near[pixels >= FAMILY][:MATCHES]
+    return together(library, near, error[near], history, fresh.own) if len(near) else None
+
+
+def together(
+    library: Library, near: NDArray, error: NDArray, history: History, rows: NDArray
+) -> Simulated:
+    """Put designs of the library, with their errors, and simulated ones of the search together."""
+    done = rows[history.status[rows] == "ok"]
     return Simulated(
         np.concatenate([library.quarter[near], history.quarter[done]]),
         np.concatenate([library.curve_stress[near], history.curve_stress[done]]).astype(float),
-        np.concatenate([error[near], history.score[done]]),
+        np.concatenate([error, history.score[done]]),
     )
 
 

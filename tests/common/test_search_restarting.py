@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from crumple.search.restarting import GAIN, PATIENCE, PATIENCE_AFRESH, fresh_start, stuck
+from crumple.search.restarting import (
+    GAIN,
+    PATIENCE,
+    PATIENCE_AFRESH,
+    ROUNDS,
+    fresh_start,
+    stuck,
+)
 
 BATCH = 10
 
@@ -21,14 +28,26 @@ def asked(score, number):
 @pytest.mark.parametrize("factor", [1 - 0.9 * GAIN, 1 - 1.1 * GAIN])
 def test_stuck_is_a_search_that_has_hardly_come_nearer(factor):
     score = np.array([9.0, 4.0, 7.0, 4.0 * factor, 8.0])
-    assert stuck(score, 3) == (factor > 1 - GAIN)
-    assert not stuck(score, 4) and not stuck(score, 5)  # 4.0 is within the last four
+    rounds = np.arange(5)
+    assert stuck(score, rounds, 3) == (factor > 1 - GAIN)
+    assert not stuck(score, rounds, 4) and not stuck(
+        score, rounds, 5
+    )  # 4.0 is within the last four
+
+
+def test_large_rounds_are_counted_as_rounds():
+    score = np.append(np.full(64, 0.1), np.full(10 * 64, 0.2))
+    rounds = np.arange(len(score)) // 64
+    known = [rounds < count for count in range(1, 8)]
+    found = [stuck(score[rows], rounds[rows], 30) for rows in known]
+    assert found == [count > ROUNDS for count in range(1, 8)]
 
 
 def test_designs_beyond_the_limits_are_no_progress_and_no_standstill():
     beyond = np.full(200, np.inf)
-    assert not stuck(beyond, 100)  # nothing is known to begin elsewhere from
-    assert stuck(np.append([0.1], beyond), 100)
+    assert not stuck(beyond, rounds_of(beyond), 100)  # nothing is known to begin elsewhere from
+    met = np.append([0.1], beyond)
+    assert stuck(met, rounds_of(met), 100)
     assert fresh_start(beyond, rounds_of(beyond), 20) is None
 
 
@@ -69,8 +88,10 @@ def test_a_fresh_start_that_is_stuck_is_left_too():
 
 
 def test_rounds_may_be_of_any_size():
-    score = np.full(160, 0.2)
-    rounds = np.repeat(np.arange(54), [3] * 53 + [1])
-    number = int(rounds[PATIENCE]) + 1
-    assert fresh_start(score[rounds < number], rounds[rounds < number], number) is not None
-    assert fresh_start(score[: PATIENCE - 1], rounds[: PATIENCE - 1], number - 1) is None
+    rounds = np.repeat(np.arange(60), 3)
+    score = np.full(len(rounds), 0.2)
+    enough = 1 + -(-PATIENCE // 3)
+    for number in (enough - 1, enough):
+        before = rounds < number
+        found = fresh_start(score[before], rounds[before], number)
+        assert (found is not None) == (number == enough)

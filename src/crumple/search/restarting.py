@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 GAIN = 0.05  # by which the error shrinks where a search isn't stuck
 PATIENCE = 100  # simulations that it gets for that
 PATIENCE_AFRESH = 30  # simulations of its own that a fresh start gets
+ROUNDS = 3  # that both get at least: large rounds learn less per simulation
 
 
 class FreshStart(NamedTuple):
@@ -46,13 +47,13 @@ def fresh_start(score: NDArray, rounds: NDArray, number: int) -> FreshStart | No
     for done in range(number):
         rows = np.flatnonzero(rounds == done).tolist()
         if first is None:
-            so_far = score[rounds <= done]
-            if stuck(so_far, PATIENCE):
+            so_far = rounds <= done
+            if stuck(score[so_far], rounds[so_far], PATIENCE):
                 first = done + 1
-                left.append(int(np.argmin(so_far)))
+                left.append(int(np.argmin(score[so_far])))
         elif belongs(done, first):
             own += rows
-            if stuck(score[own], PATIENCE_AFRESH):
+            if stuck(score[own], rounds[own], PATIENCE_AFRESH):
                 left.append(own[int(np.argmin(score[own]))])
                 own = []
     if first is None or not belongs(number, first):
@@ -65,8 +66,11 @@ def belongs(number: int, first: int) -> bool:
     return number >= first and (number - first) % 2 == 0
 
 
-def stuck(score: NDArray, patience: int) -> bool:
-    """Whether the last errors have hardly brought the smallest one down."""
-    if len(score) <= patience:
-        return False
-    return bool(score.min() > (1 - GAIN) * score[:-patience].min())
+def stuck(score: NDArray, rounds: NDArray, patience: int) -> bool:
+    """Whether the last rounds, of at least so many designs, have hardly brought the error down."""
+    for first in np.unique(rounds)[::-1][ROUNDS - 1 :]:
+        late = rounds >= first
+        if late.sum() >= patience:
+            early = score[~late]
+            return bool(len(early) and score.min() > (1 - GAIN) * early.min())
+    return False

@@ -30,9 +30,8 @@ def test_stuck_is_a_search_that_has_hardly_come_nearer(factor):
     score = np.array([9.0, 4.0, 7.0, 4.0 * factor, 8.0])
     rounds = np.arange(5)
     assert stuck(score, rounds, 3) == (factor > 1 - GAIN)
-    assert not stuck(score, rounds, 4) and not stuck(
-        score, rounds, 5
-    )  # 4.0 is within the last four
+    assert not stuck(score, rounds, 4)  # 4.0 is within the last four
+    assert not stuck(score, rounds, 5)
 
 
 def test_large_rounds_are_counted_as_rounds():

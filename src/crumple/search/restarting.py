@@ -45,14 +45,13 @@ def fresh_start(score: NDArray, rounds: NDArray, number: int) -> FreshStart | No
     own: list[int] = []
     left: list[int] = []
     for done in range(number):
-        rows = np.flatnonzero(rounds == done).tolist()
         if first is None:
             so_far = rounds <= done
             if stuck(score[so_far], rounds[so_far], PATIENCE):
                 first = done + 1
                 left.append(int(np.argmin(score[so_far])))
         elif belongs(done, first):
-            own += rows
+            own += np.flatnonzero(rounds == done).tolist()
             if stuck(score[own], rounds[own], PATIENCE_AFRESH):
                 left.append(own[int(np.argmin(score[own]))])
                 own = []
@@ -62,8 +61,8 @@ def fresh_start(score: NDArray, rounds: NDArray, number: int) -> FreshStart | No
 
 
 def belongs(number: int, first: int) -> bool:
-    """Whether a round belongs to fresh starts, the first round of which is given."""
-    return number >= first and (number - first) % 2 == 0
+    """Whether a round, from the first one of fresh starts on, belongs to them."""
+    return (number - first) % 2 == 0
 
 
 def stuck(score: NDArray, rounds: NDArray, patience: int) -> bool:
